@@ -1,0 +1,150 @@
+/**
+ * The words between the HTTP side of a node and its engine, and between the engine and the model runner.
+ * Token ids and digests only: nothing here knows text, HTTP, or where adapters come from.
+ */
+
+import type { ErrorCode } from '../../shared/errors.ts'
+import type { PackedAdapter } from '../model/packed-adapter.ts'
+
+/** Sampling as a sequence needs it; absent or neutral values mean "off". Semantics: docs/sampling.md. */
+export interface SamplingParams {
+  /** 0 is greedy. Only meaningful when `doSample`. */
+  temperature: number
+  doSample: boolean
+  topK?: number
+  topP?: number
+  minP?: number
+  typicalP?: number
+  /** > 0; 1 is off (CTRL paper, as transformers applies it: over prompt and generated tokens). */
+  repetitionPenalty?: number
+  /** OpenAI's definition: counts of generated tokens only. */
+  frequencyPenalty?: number
+  presencePenalty?: number
+  /** Token id to additive bias. */
+  logitBias?: readonly (readonly [number, number])[]
+  /** Below 2^53. Draw n of a sequence depends on (seed, n) alone, so batch mates and continuations change nothing. */
+  seed: number
+  watermark?: boolean
+  /** How many alternatives with their log-probabilities each token carries; 0: none, the chosen token's own only. */
+  alternatives: number
+}
+
+/** What one sequence asks of the engine. */
+export interface SequenceRequest {
+  sequenceId: string
+  tenantId: string
+  /** Prefix reuse happens only between sequences with the same salt and adapter digest. */
+  cacheSalt: string
+  promptTokens: Int32Array
+  /** Already generated and delivered elsewhere: the sequence goes on after them, and they are not emitted again. */
+  deliveredTokens: Int32Array
+  /** `undefined`: the base model. The adapter must have been given to the engine before. */
+  adapterDigest?: string
+  sampling: SamplingParams
+  /** Counted over delivered and new tokens together. */
+  maxNewTokens: number
+  /** Any of these ends the sequence, unless `ignoreEos`. */
+  eosTokens: readonly number[]
+  ignoreEos: boolean
+  promptLogprobs: boolean
+  /** Structured output: which grammar masks this sequence's logits; compiled before it is submitted. */
+  grammarId?: string
+  /** Unix ms (monotonic clock of the process: `performance.timeOrigin + performance.now()`); the sequence fails after it. */
+  deadline?: number
+}
+
+export interface TokenAlternative {
+  tokenId: number
+  logprob: number
+}
+
+export interface GeneratedToken {
+  tokenId: number
+  /** Natural log of the model's probability (temperature 1, no truncation); NaN where the grammar forbids every comparison. */
+  logprob: number
+  alternatives?: TokenAlternative[]
+}
+
+export type SequenceFinish = 'eos' | 'length' | 'grammar_end'
+
+/** Each sequence ends with exactly one `finished`, `failed` or `aborted`. */
+export type EngineEvent =
+  | { kind: 'started'; sequenceId: string; queuedMs: number; cachedTokens: number }
+  | { kind: 'prompt_logprobs'; sequenceId: string; logprobs: Float32Array }
+  | { kind: 'token'; sequenceId: string; token: GeneratedToken; prefillMs?: number }
+  | { kind: 'finished'; sequenceId: string; reason: SequenceFinish }
+  | { kind: 'failed'; sequenceId: string; code: ErrorCode; message: string }
+  | { kind: 'aborted'; sequenceId: string }
+
+/** What the node reports and meters. Counts since start unless named otherwise. */
+export interface EngineStats {
+  waiting: number
+  running: number
+  freeRows: number
+  maxRows: number
+  steps: number
+  prefillTokens: number
+  decodeTokens: number
+  prefixHitTokens: number
+  /** Steps between the abort of a running sequence and its row being free, the largest seen. */
+  maxAbortSteps: number
+  residentAdapters: { digest: string; bytes: number; leases: number; pinned: boolean }[]
+  /** Violations found by the idle-time invariant check; a healthy engine has none. */
+  invariantViolations: string[]
+}
+
+/** One device's model: runs prefill and decode for rows of the KV cache. Implementations: ORT (real), arithmetic (tests). */
+export interface ModelRunner {
+  readonly maxRows: number
+  readonly maxPositions: number
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  /** Adapters that fit in the engine at once. */
+  readonly adapterSlots: number
+
+  /**
+   * Runs `tokens` of one sequence at positions `startPosition …` in KV row `kvRow`, whose earlier positions are filled.
+   * Returns logits `[n, vocabSize]`: n = 0 (`none`), 1 (`last`) or tokens.length (`all`); valid until the next call.
+   */
+  prefill(chunk: PrefillChunk): Float32Array
+
+  /** One token a row: rows 0 … n-1 of the KV cache. Returns logits `[n, vocabSize]`, valid until the next call. */
+  decode(batch: DecodeBatch): Float32Array
+
+  /** Final hidden states (after the last norm) `[tokens.length, hiddenSize]` for embeddings. */
+  hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array
+
+  /** Copies `positions` positions of KV row `from` over row `to`. */
+  copyRow(from: number, to: number, positions: number): void
+  /** KV of positions `[0, positions)` of a row, in a layout of the runner's own; for prefix reuse. */
+  saveKv(kvRow: number, positions: number): KvSnapshot
+  restoreKv(kvRow: number, snapshot: KvSnapshot, positions: number): void
+
+  loadAdapter(adapterSlot: number, adapter: PackedAdapter): void
+  unloadAdapter(adapterSlot: number): void
+  dispose(): void
+}
+
+export interface PrefillChunk {
+  kvRow: number
+  tokens: Int32Array
+  startPosition: number
+  /** `undefined`: the base model. */
+  adapterSlot: number | undefined
+  logits: 'none' | 'last' | 'all'
+}
+
+export interface DecodeBatch {
+  /** One token a row. */
+  tokens: Int32Array
+  /** Position of that token in its row: the number of positions already filled. */
+  positions: Int32Array
+  adapterSlots: readonly (number | undefined)[]
+}
+
+/** KV of a prefix; `positions` filled positions in `bytes` bytes. */
+export interface KvSnapshot {
+  positions: number
+  bytes: number
+  data: Float32Array
+}

@@ -1,0 +1,48 @@
+/**
+ * An adapter in two forms: as PEFT's files mean it (`LoraAdapter`), and as the runner's graph takes it (`PackedAdapter`).
+ * Buffers are SharedArrayBuffers, so that loader, HTTP and engine threads hold one copy.
+ */
+
+/** One adapted module. Row-major float32, whatever the file's dtype was. */
+export interface LoraModule {
+  /** The base's module path without prefixes, e.g. `model.layers.0.self_attn.q_proj`, `model.embed_tokens`, `lm_head`. */
+  name: string
+  rank: number
+  /** `[rank, in]` (embeddings: `[rank, vocab]`). */
+  loraA: Float32Array
+  /** `[out, rank]` (embeddings: `[hidden, rank]`). */
+  loraB: Float32Array
+  /** alpha / rank, or alpha / √rank with rsLoRA; patterns applied. */
+  scaling: number
+  /** `[out]`: bias of lora_B (`lora_bias`). */
+  loraBias?: Float32Array
+  /** `[out]`: DoRA's magnitude vector. */
+  magnitude?: Float32Array
+}
+
+/** A module the adapter replaces as a whole (`modules_to_save`); `[out, in]`, and its bias. */
+export interface SavedModule {
+  name: string
+  weight: Float32Array
+  bias?: Float32Array
+}
+
+export interface LoraAdapter {
+  /** SHA-256, hex, over the canonical config and tensors: the adapter's identity everywhere. */
+  digest: string
+  /** Largest rank of any module. */
+  maxRank: number
+  modules: LoraModule[]
+  savedModules: SavedModule[]
+}
+
+/** Graph-ready: made off the decode path by `packAdapter`, copied into the engine's banks by `ModelRunner.loadAdapter`. */
+export interface PackedAdapter {
+  digest: string
+  rank: number
+  /** What it occupies in RAM. */
+  bytes: number
+  /** Opaque to all but gpu-node/model. Structured-cloneable: typed arrays over SharedArrayBuffers and plain values. */
+  parts: Record<string, Float32Array>
+  features: { embedding: boolean; head: boolean; bias: boolean; magnitude: boolean }
+}

@@ -1,0 +1,109 @@
+/**
+ * The ticket: what the edge signs and the node trusts, and nothing else. HMAC-SHA256 (RFC 2104) over base64url JSON.
+ * It never carries an adapter token or a tenant token; those that a node needs travel in their own header.
+ */
+
+import type { AdapterSelection } from './adapter-ref.ts'
+import { fromBase64Url, toBase64Url } from './base64url.ts'
+import { RingletError } from './errors.ts'
+
+/** Headers between edge and node. The edge strips every `x-ringlet-*` that comes from outside. */
+export const TICKET_HEADER = 'x-ringlet-ticket'
+/** The caller's token for the adapter's home; base64url JSON `{ [refSpelling | '*']: token }`. */
+export const ADAPTER_TOKENS_HEADER = 'x-ringlet-adapter-tokens'
+/** Tokens a client already holds when a stream continues on another node; base64url JSON `Delivered`. */
+export const DELIVERED_HEADER = 'x-ringlet-delivered'
+
+/** The longest life of a ticket, from the design: ≤ 60 s. */
+export const MAX_TICKET_LIFE_MS = 60_000
+
+/** Token ids delivered so far, by choice index (`n` choices or prompts make several). */
+export type Delivered = Record<string, number[]>
+
+/** What a ticket allows its bearer to do on the node. */
+export type TicketAction = 'generate' | 'embed' | 'tokenize' | 'info' | 'prefetch' | 'admin'
+
+export interface Ticket {
+  action: TicketAction
+  /** Unique; a node accepts each once. */
+  ticketId: string
+  requestId: string
+  tenantId: string
+  nodeId: string
+  adapter: AdapterSelection
+  /** Per-tenant secret salt for prefix reuse; hex. */
+  cacheSalt: string
+  /** Used where the caller gave no seed, so that a stream continued elsewhere samples the same; below 2^53. */
+  seed: number
+  limits: {
+    /** Most tokens that this request may generate; the node lowers `max_tokens` to it. */
+    maxNewTokens?: number
+  }
+  /** Unix seconds; `created` in OpenAI replies, the same when a stream continues on another node. */
+  createdAt: number
+  /** Unix milliseconds. */
+  expiresAt: number
+}
+
+/** Signing keys by key id. The first signs; all verify, so that a secret can be rotated without downtime. */
+export interface TicketKeys {
+  keys: readonly { id: string; secret: string }[]
+}
+
+export async function mintTicket(ticket: Ticket, keys: TicketKeys): Promise<string> {
+  const key = keys.keys[0]
+  if (key === undefined) {
+    throw new RingletError('internal', 'no ticket key is configured')
+  }
+  const payload = toBase64Url(new TextEncoder().encode(JSON.stringify(ticket)))
+  const head = `${key.id}.${payload}`
+  const signature = await crypto.subtle.sign('HMAC', await importKey(key.secret), new TextEncoder().encode(head))
+  return `${head}.${toBase64Url(new Uint8Array(signature))}`
+}
+
+/** Checks signature, node and expiry. Replay is the node's to check: it alone remembers ticket ids. */
+export async function verifyTicket(text: string, keys: TicketKeys, nodeId: string, now: number): Promise<Ticket> {
+  const [keyId, payload, signature, ...rest] = text.split('.')
+  if (keyId === undefined || payload === undefined || signature === undefined || rest.length > 0) {
+    throw new RingletError('ticket_invalid', 'the ticket is malformed')
+  }
+  const key = keys.keys.find((candidate) => candidate.id === keyId)
+  const given = fromBase64Url(signature)
+  if (key === undefined || given === undefined) {
+    throw new RingletError('ticket_invalid', 'the ticket is not signed with a known key')
+  }
+  const head = new TextEncoder().encode(`${keyId}.${payload}`)
+  // WebCrypto's verify compares in constant time.
+  if (!(await crypto.subtle.verify('HMAC', await importKey(key.secret), given, head))) {
+    throw new RingletError('ticket_invalid', 'the ticket is not signed with a known key')
+  }
+  const bytes = fromBase64Url(payload)
+  if (bytes === undefined) {
+    throw new RingletError('ticket_invalid', 'the ticket is malformed')
+  }
+  // Signed by us, so the type holds.
+  const ticket = JSON.parse(new TextDecoder().decode(bytes)) as Ticket
+  if (ticket.nodeId !== nodeId) {
+    throw new RingletError('ticket_wrong_node', 'the ticket is for another node')
+  }
+  if (ticket.expiresAt < now || ticket.expiresAt > now + 2 * MAX_TICKET_LIFE_MS) {
+    throw new RingletError('ticket_expired', 'the ticket has expired')
+  }
+  return ticket
+}
+
+type ImportedKey = ReturnType<typeof crypto.subtle.importKey>
+
+const imported = new Map<string, ImportedKey>()
+
+/** Importing a key costs more than a signature; a process holds two or three. */
+function importKey(secret: string): ImportedKey {
+  const known = imported.get(secret)
+  if (known !== undefined) {
+    return known
+  }
+  const algorithm = { name: 'HMAC', hash: 'SHA-256' }
+  const key = crypto.subtle.importKey('raw', new TextEncoder().encode(secret), algorithm, false, ['sign', 'verify'])
+  imported.set(secret, key)
+  return key
+}

@@ -136,7 +136,7 @@ function checkId(id: string): void {
     throw new RingletError('field_invalid', `an adapter id has ${limit}; given: ${id.length}`, { param: 'adapter_id' })
   }
   // Control characters would break headers and logs; no home uses them.
-  if (/[\u0000-\u001f\u007f]/.test(id)) {
+  if (/\p{Cc}/u.test(id)) {
     throw new RingletError('field_invalid', 'an adapter id has no control characters', { param: 'adapter_id' })
   }
 }

@@ -1,0 +1,44 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+const root = resolve(import.meta.dirname, '..')
+
+/** Every relative or package import of every TypeScript file below `folder`: `[file, imported]`, both from the root. */
+function importsBelow(folder: string): [string, string][] {
+  const files = readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) =>
+    name.endsWith('.ts'),
+  )
+  return files.flatMap((name) => {
+    const file = join(root, folder, name)
+    const found = readFileSync(file, 'utf8').matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)
+    return [...found].map(([, target = '']): [string, string] => [
+      relative(root, file),
+      target.startsWith('.') ? relative(root, resolve(dirname(file), target)) : target,
+    ])
+  })
+}
+
+describe('imports keep their directions', () => {
+  test('shared imports itself and zod alone', () => {
+    const strangers = importsBelow('shared').filter(([, target]) => !target.startsWith('shared/') && target !== 'zod')
+    expect(strangers).toEqual([])
+  })
+
+  test('edge and gpu-node never import each other', () => {
+    expect(importsBelow('edge').filter(([, target]) => target.startsWith('gpu-node/'))).toEqual([])
+    expect(importsBelow('gpu-node').filter(([, target]) => target.startsWith('edge/'))).toEqual([])
+  })
+
+  test('koffi and pointers stay inside gpu-node/ort', () => {
+    const users = importsBelow('gpu-node').filter(([, target]) => target === 'koffi')
+    expect(users.filter(([file]) => !file.startsWith('gpu-node/ort/'))).toEqual([])
+  })
+
+  test('only config.ts and the command line read the environment', () => {
+    const readers = readdirSync(join(root, 'gpu-node'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts') && name !== 'config.ts' && !name.startsWith('cli/'))
+      .filter((name) => /process\.env/.test(readFileSync(join(root, 'gpu-node', name), 'utf8')))
+    expect(readers).toEqual([])
+  })
+})

@@ -1,0 +1,98 @@
+/**
+ * The seam between the Worker's doors (who is asking, for which adapter) and the proxy (which node, and what comes back).
+ * Types only: `forward.ts` implements `Forward`, the routes call it.
+ */
+
+import type { AdapterSelection } from '../../shared/adapter-ref.ts'
+import type { Ticket, TicketAction, TicketKeys } from '../../shared/ticket.ts'
+import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+
+/** One authorised request, ready to be sent to a node. */
+export interface ForwardRequest {
+  /** The path with its query, as the node serves it: `/generate`, `/v1/chat/completions`, … */
+  path: string
+  /** The body as it came in (JSON text); the node parses it again, the ticket overrules it. */
+  bodyText: string
+  accept: string | undefined
+  action: TicketAction
+  /** The body or the route asks for server-sent events. */
+  stream: boolean
+  /** Which error body the route's clients know; also the shape of an error event in a stream. */
+  errorStyle: ErrorStyle
+  tenantId: string
+  /** Hex; the tenant's own, derived with a secret. */
+  cacheSalt: string
+  /** For sampling where the caller gave none; below 2^53. */
+  seed: number
+  limits: Ticket['limits']
+  requestId: string
+  /** Unix seconds; stays the same when a stream continues on another node. */
+  createdAt: number
+  traceparent: string
+  /** Resolved, with exact revisions where the adapter's home has them. */
+  selection: AdapterSelection
+  /**
+   * What placement hashes: `selectionKey` of the selection as asked for (aliases resolved, revisions only where the caller
+   * or the alias pinned one). Known before the adapter's home has answered, so that a prefetch can go to the same node, and
+   * the same for all revisions of an adapter. Residency is matched with `selectionKey(selection)`.
+   */
+  placementKey: string
+  /** The caller's tokens for the adapters' homes, by ref spelling or `*`; empty when the caller gave none. */
+  adapterTokens: Readonly<Record<string, string>>
+  /** Aborted when the client left: nothing is answered any more, the node's request is cancelled. */
+  clientSignal: AbortSignal
+  /**
+   * Aborted with a `RingletError` as its reason when the request may not go on (its token was revoked): a stream ends with
+   * that error as an event, a reply not yet begun is that error.
+   */
+  endSignal: AbortSignal
+  /** Called exactly once, when the request has ended in whatever way, also when nothing was generated (zeros). */
+  onEnd: (usage: ForwardUsage) => void
+}
+
+export type ErrorStyle = 'lorax' | 'openai'
+
+export interface ForwardUsage {
+  /** The node's header `x-prompt-tokens` (JSON replies, and at the start of streams); 0 when no node began. */
+  promptTokens: number
+  /** JSON replies: `x-generated-tokens`. Streams: token ids counted in `id:` lines, on all nodes together, none twice. */
+  generatedTokens: number
+  /** `x-adapter-cache` of the node that answered, for the log. */
+  adapterCache?: string
+  nodeId?: string
+  /** How the request ended: a code when it failed or was cut, `ok` when the answer was delivered whole. */
+  outcome: string
+}
+
+/** What the proxy needs from its surroundings. `now` is in unix milliseconds, `random` in [0, 1). */
+export interface ForwardDeps {
+  fleet: () => Promise<FleetSnapshot>
+  ticketKeys: TicketKeys
+  /** Keys the rendezvous hash, so that tenants can't choose ids that land on one node. */
+  routingSecret: string
+  fetch: typeof fetch
+  now: () => number
+  random: () => number
+  /** One structured line; the caller of `log` never passes a secret, token or prompt. */
+  log: (event: string, fields: Readonly<Record<string, string | number | boolean>>) => void
+}
+
+/**
+ * Sends the request to the best node, tries others where that is allowed, and continues broken streams. Throws a
+ * `RingletError` for a refusal before the first byte (the app's error handler shapes it); node errors that are not worth a
+ * retry pass through with the node's status and body. The response carries the node's headers without hop-by-hop ones, plus
+ * `x-ringlet-node`; the app adds request id, security headers and its own `Server-Timing` entries.
+ */
+export type Forward = (request: ForwardRequest, deps: ForwardDeps) => Promise<Response>
+
+/*
+ * Also asked of the neighbours:
+ *  edge/fleet/fleet-snapshot.ts   `FleetSnapshot` with `nodes: readonly FleetNode[]` (a heartbeat's fields, alive ones only)
+ *                                 and `baseModels: readonly string[]`
+ *  edge/fleet/fleet-client.ts     `getFleetSnapshot(registry: DurableObjectNamespace, now: number): Promise<FleetSnapshot>`,
+ *                                 `drainNode(registry, nodeId, draining: boolean): Promise<boolean>` (false: no such node),
+ *                                 `fleetRoutes(options)`: a Hono app with POST /fleet/heartbeat
+ *  edge/fleet/fleet-registry.ts   the Durable Object class `FleetRegistry`
+ *  edge/routing/                  `likelyNode(placementKey, snapshot, routingSecret): FleetNode | undefined`, and
+ *                                 `explainPlacement(selection, placementKey, snapshot, routingSecret)`: a JSON value
+ */

@@ -73,7 +73,7 @@ export type EngineEvent =
   | { kind: 'prompt_logprobs'; sequenceId: string; logprobs: Float32Array }
   | { kind: 'token'; sequenceId: string; token: GeneratedToken; prefillMs?: number }
   | { kind: 'finished'; sequenceId: string; reason: SequenceFinish }
-  | { kind: 'failed'; sequenceId: string; code: ErrorCode; message: string }
+  | { kind: 'failed'; sequenceId: string; code: ErrorCode; message: string; retryAfterSeconds?: number }
   | { kind: 'aborted'; sequenceId: string }
 
 /** What the node reports and meters. Counts since start unless named otherwise. */
@@ -116,9 +116,10 @@ export interface ModelRunner {
 
   /** Copies `positions` positions of KV row `from` over row `to`. */
   copyRow(from: number, to: number, positions: number): void
-  /** KV of positions `[0, positions)` of a row, in a layout of the runner's own; for prefix reuse. */
-  saveKv(kvRow: number, positions: number): KvSnapshot
-  restoreKv(kvRow: number, snapshot: KvSnapshot, positions: number): void
+  /** Copies positions `[range.start, range.end)` of a row out, in a layout of the runner's own; for prefix reuse. */
+  saveKv(range: KvRange): KvSnapshot
+  /** Copies positions `[snapshot.start, end)` of a snapshot into a row, at the same positions; `end` ≤ `snapshot.end`. */
+  restoreKv(kvRow: number, snapshot: KvSnapshot, end: number): void
 
   loadAdapter(adapterSlot: number, adapter: PackedAdapter): void
   unloadAdapter(adapterSlot: number): void
@@ -142,9 +143,16 @@ export interface DecodeBatch {
   adapterSlots: readonly (number | undefined)[]
 }
 
-/** KV of a prefix; `positions` filled positions in `bytes` bytes. */
+export interface KvRange {
+  kvRow: number
+  start: number
+  end: number
+}
+
+/** KV of positions `[start, end)`, computed with everything before them in place; `bytes` bytes. */
 export interface KvSnapshot {
-  positions: number
+  start: number
+  end: number
   bytes: number
   data: Float32Array
 }

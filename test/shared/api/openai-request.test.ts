@@ -1,0 +1,141 @@
+import { describe, expect, test } from 'vitest'
+import { parseChatRequest, parseCompletionRequest } from '../../../shared/api/openai-request.ts'
+import { RingletError } from '../../../shared/errors.ts'
+
+const messages = [{ role: 'user', content: 'Hi' }]
+const chat = (fields: object) => parseChatRequest({ model: 'm', messages, ...fields })
+const complete = (fields: object) => parseCompletionRequest({ model: 'm', prompt: 'Hi', ...fields })
+const refusal = (run: () => unknown): [string, string | undefined] => {
+  try {
+    run()
+  } catch (error) {
+    if (error instanceof RingletError) {
+      return [error.code, error.param]
+    }
+    throw error
+  }
+  throw new Error('was accepted')
+}
+const tool = { type: 'function', function: { name: 'weather', parameters: { type: 'object' } } }
+
+describe('a chat body', () => {
+  test('samples at temperature 1 by default, and is greedy at 0', () => {
+    expect(chat({}).request.sampling).toMatchObject({ doSample: true, temperature: 1 })
+    expect(chat({ temperature: 0 }).request.sampling.doSample).toBe(false)
+  })
+
+  test('joins text parts and keeps further message fields for the template', () => {
+    const parts = [
+      { type: 'text', text: 'a' },
+      { type: 'text', text: 'b' },
+    ]
+    const parsed = chat({ messages: [{ role: 'user', content: parts, reasoning_content: 'r' }] })
+    expect(parsed.request.prompts).toEqual([
+      { kind: 'chat', messages: [{ role: 'user', content: 'a\nb', reasoning_content: 'r' }], templateVariables: {} },
+    ])
+  })
+
+  test('takes a stop as string or list, and both names of the length', () => {
+    expect(chat({ stop: 'x' }).request.stop).toEqual(['x'])
+    expect(chat({ stop: ['x', 'y'] }).request.stop).toEqual(['x', 'y'])
+    expect(chat({ max_tokens: 5 }).request.maxNewTokens).toBe(5)
+    expect(chat({ max_completion_tokens: 6 }).request.maxNewTokens).toBe(6)
+  })
+
+  test('reads every form of tool_choice', () => {
+    expect(chat({ tools: [tool] }).request.toolUse?.choice).toEqual({ kind: 'auto' })
+    expect(chat({ tools: [tool], tool_choice: 'required' }).request.toolUse?.choice).toEqual({ kind: 'required' })
+    const named = { type: 'function', function: { name: 'weather' } }
+    expect(chat({ tools: [tool], tool_choice: named }).request.toolUse?.choice).toEqual({
+      kind: 'named',
+      name: 'weather',
+    })
+  })
+
+  test('reads response formats', () => {
+    const schema = { type: 'object' }
+    const format = (response_format: object) => chat({ response_format }).request.format
+    expect(format({ type: 'text' })).toBeUndefined()
+    expect(format({ type: 'json_object' })).toEqual({ kind: 'json_object' })
+    expect(format({ type: 'json_schema', json_schema: { name: 'n', schema, strict: true } })).toEqual({
+      kind: 'json_schema',
+      schema,
+      strict: true,
+    })
+  })
+
+  test('lists bookkeeping fields as ignored, and drops nulls', () => {
+    const parsed = chat({ user: 'u', store: true, metadata: {}, modalities: ['text'], reasoning_effort: null })
+    expect(parsed.ignored).toEqual(['user', 'store', 'metadata', 'modalities'])
+  })
+
+  test.each([
+    [{ reasoning_effort: 'high' }, 'field_invalid', 'reasoning_effort'],
+    [{ functions: [] }, 'field_invalid', 'functions'],
+    [{ modalities: ['text', 'audio'] }, 'field_invalid', 'modalities'],
+    [{ temprature: 1 }, 'field_unknown', 'temprature'],
+    [{ adapter_id: 'x' }, 'field_unknown', 'adapter_id'],
+    [{ messages: [] }, 'field_invalid', 'messages'],
+    [{ messages: [{ role: 'user' }] }, 'field_invalid', 'messages[0].content'],
+    [{ messages: [{ role: 'owner', content: 'x' }] }, 'field_invalid', 'messages[0].role'],
+    [{ messages: [{ role: 'tool', content: 'x' }] }, 'field_invalid', 'messages[0].tool_call_id'],
+    [{ messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 'field_invalid', 'messages[0].content[0]'],
+    [{ temperature: 3 }, 'field_invalid', 'temperature'],
+    [{ n: 0 }, 'field_invalid', 'n'],
+    [{ top_logprobs: 3 }, 'field_invalid', 'top_logprobs'],
+    [{ logit_bias: { abc: 1 } }, 'field_invalid', 'logit_bias.abc'],
+    [{ stream_options: { include_usage: true } }, 'field_invalid', 'stream_options'],
+    [{ tool_choice: 'required' }, 'tool_invalid', 'tool_choice'],
+    [{ tools: [tool, tool] }, 'tool_invalid', 'tools'],
+    [{ tools: [tool], tool_choice: { type: 'function', function: { name: 'x' } } }, 'tool_invalid', 'tool_choice'],
+    [{ max_tokens: 1, max_completion_tokens: 2 }, 'field_invalid', 'max_tokens'],
+  ])('%j is refused', (fields, code, param) => {
+    expect(refusal(() => chat(fields))).toEqual([code, param])
+  })
+
+  test('without model or messages names the missing field', () => {
+    expect(refusal(() => parseChatRequest({ messages }))).toEqual(['field_invalid', 'model'])
+    expect(refusal(() => parseChatRequest({ model: 'm' }))).toEqual(['field_invalid', 'messages'])
+  })
+})
+
+describe('a completion body', () => {
+  test.each([
+    ['a', [{ kind: 'text', text: 'a' }]],
+    [
+      ['a', 'b'],
+      [
+        { kind: 'text', text: 'a' },
+        { kind: 'text', text: 'b' },
+      ],
+    ],
+    [[1, 2], [{ kind: 'tokens', tokens: [1, 2] }]],
+    [
+      [[1], [2, 3]],
+      [
+        { kind: 'tokens', tokens: [1] },
+        { kind: 'tokens', tokens: [2, 3] },
+      ],
+    ],
+  ])('prompt %j', (prompt, prompts) => {
+    expect(complete({ prompt }).request.prompts).toEqual(prompts)
+  })
+
+  test('echo with logprobs scores the prompt', () => {
+    const { request } = complete({ echo: true, logprobs: 2, max_tokens: 0 })
+    expect(request).toMatchObject({ echoPrompt: true, promptLogprobs: true, alternatives: 2, maxNewTokens: 0 })
+  })
+
+  test.each([
+    [{ prompt: '' }, 'field_invalid', 'prompt'],
+    [{ prompt: [] }, 'field_invalid', 'prompt'],
+    [{ prompt: [1, 'a'] }, 'field_invalid', 'prompt'],
+    [{ prompt: [[-1]] }, 'field_invalid', 'prompt[0][0]'],
+    [{ suffix: 'end' }, 'field_invalid', 'suffix'],
+    [{ n: 3, best_of: 2 }, 'field_invalid', 'best_of'],
+    [{ best_of: 2, stream: true }, 'field_invalid', 'best_of'],
+    [{ prompt: Array.from({ length: 100 }, () => 'x'), n: 2 }, 'field_invalid', 'n'],
+  ])('%j is refused', (fields, code, param) => {
+    expect(refusal(() => complete(fields))).toEqual([code, param])
+  })
+})

@@ -126,6 +126,8 @@ export interface SafetensorsFile {
   readonly header: SafetensorsHeader
   /** Widened to float32 into `out` (new, if absent; may lie in a SharedArrayBuffer). */
   read(name: string, out?: Float32Array): Promise<Float32Array>
+  /** Bytes `[position, position + length)` of the file. */
+  readBytes(position: number, length: number): Promise<Uint8Array>
   close(): Promise<void>
 }
 
@@ -147,6 +149,11 @@ export async function openSafetensors(
       size,
       header,
       read: (name, out) => readFromFile(handle, header, name, out),
+      readBytes: async (position, length) => {
+        const bytes = new Uint8Array(length)
+        await readFully(handle, bytes, position)
+        return bytes
+      },
       close: () => handle.close(),
     }
   } catch (error) {

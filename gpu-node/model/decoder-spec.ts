@@ -92,8 +92,10 @@ export interface DecoderSpec {
     weight: string
     /** √hidden in Gemma, a config field in Granite. */
     multiplier?: number
-    /** GPT-2: `[positions, hidden]`, added to the token's embedding. */
+    /** GPT-2: `[positionRows, hidden]`, added to the token's embedding. */
     positionWeight?: string
+    /** Rows that `positionWeight` has in the checkpoint; `maxPositions` may be lower. */
+    positionRows?: number
   }
   layers: LayerSpec[]
   finalNorm: NormSpec

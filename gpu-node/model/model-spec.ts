@@ -29,7 +29,7 @@ export interface ModelSpec {
   modules: ReadonlyMap<string, BaseModule>
   bosToken: number | undefined
   eosTokens: readonly number[]
-  /** SHA-256, hex, over config.json and the weight files' names, sizes and tensor headers. */
+  /** SHA-256, hex, over config.json, the weight files' names, sizes and tensor headers, and samples of every tensor. */
   baseDigest: string
   /** Fields of config.json that no code here reads, and other things an operator should see. */
   warnings: string[]

@@ -1,0 +1,174 @@
+/** Writes an ONNX graph node by node. Values are named; large weights are declared here and handed over beside the model. */
+
+import { create, toBinary } from '@bufbuild/protobuf'
+import {
+  AttributeProto_AttributeType,
+  AttributeProtoSchema,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  NodeProtoSchema,
+  OperatorSetIdProtoSchema,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation,
+  TensorProtoSchema,
+  TensorShapeProto_DimensionSchema,
+  TensorShapeProtoSchema,
+  TypeProto_TensorSchema,
+  TypeProtoSchema,
+  ValueInfoProtoSchema,
+} from 'onnx-buf'
+import { EXTERNAL_DATA_FILE } from '../../ort/library.ts'
+import { ELEMENT_TYPES, type ElementType } from '../../ort/tensor.ts'
+
+/** ONNX Runtime's own operators. */
+export const MICROSOFT = 'com.microsoft'
+/** Operators whose kernels are the node's own. */
+export const RINGLET = 'ringlet'
+
+type Attribute = number | string | readonly number[] | { float: number }
+/** A named size may differ from run to run. */
+export type Dimension = number | string
+
+export interface NodeOptions {
+  domain?: string
+  /** Integers as numbers, floats as `{ float }`. */
+  attributes?: Readonly<Record<string, Attribute | undefined>>
+  outputs?: number
+}
+
+export class GraphWriter {
+  readonly #graph = create(GraphProtoSchema, { name: 'decoder' })
+  readonly #declared = new Set<string>()
+  #values = 0
+
+  input(name: string, type: ElementType, shape: readonly Dimension[]): string {
+    if (!this.#declared.has(name)) {
+      this.#declared.add(name)
+      this.#graph.input.push(valueInfo(name, type, shape))
+    }
+    return name
+  }
+
+  /** Gives `value` a name of its own and makes it an output. */
+  output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
+    this.#graph.output.push(valueInfo(name, type, shape))
+    this.#graph.node.push(create(NodeProtoSchema, { opType: 'Identity', input: [value], output: [name] }))
+  }
+
+  /** An output that a node wrote under this name itself. */
+  declareOutput(name: string, type: ElementType, shape: readonly Dimension[]): void {
+    this.#graph.output.push(valueInfo(name, type, shape))
+  }
+
+  /** An initializer whose data the session gets through `SessionOptions.initializers`. */
+  weight(name: string, type: ElementType, shape: readonly number[]): string {
+    if (!this.#declared.has(name)) {
+      this.#declared.add(name)
+      const place = create(StringStringEntryProtoSchema, { key: 'location', value: EXTERNAL_DATA_FILE })
+      this.#graph.initializer.push(
+        create(TensorProtoSchema, {
+          name,
+          dataType: ELEMENT_TYPES[type],
+          dims: shape.map(BigInt),
+          dataLocation: TensorProto_DataLocation.EXTERNAL,
+          externalData: [place],
+        }),
+      )
+    }
+    return name
+  }
+
+  /** A small constant inside the model. */
+  int64(values: readonly number[], scalar = false): string {
+    const name = `const.i64.${scalar ? 's' : 'v'}.${values.join('_')}`
+    if (!this.#declared.has(name)) {
+      this.#declared.add(name)
+      const dims = scalar ? [] : [BigInt(values.length)]
+      this.#graph.initializer.push(
+        create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.int64, dims, int64Data: values.map(BigInt) }),
+      )
+    }
+    return name
+  }
+
+  float(value: number): string {
+    const name = `const.f32.${value}`
+    if (!this.#declared.has(name)) {
+      this.#declared.add(name)
+      this.#graph.initializer.push(
+        create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float32, dims: [], floatData: [value] }),
+      )
+    }
+    return name
+  }
+
+  /** An operator with one output. An empty name is an input left out. */
+  node(operator: string, inputs: readonly string[], options: NodeOptions = {}): string {
+    const [value] = this.nodes(operator, inputs, { ...options, outputs: 1 })
+    return value!
+  }
+
+  /** An operator with several outputs, named in order; those given by name in `names` keep it, '' leaves one out. */
+  nodes(operator: string, inputs: readonly string[], options: NodeOptions, names: readonly string[] = []): string[] {
+    const outputs = Array.from({ length: options.outputs ?? 1 }, (_, i) => names[i] ?? `v${this.#values++}`)
+    const attribute = Object.entries(options.attributes ?? {}).flatMap(([name, value]) =>
+      value === undefined ? [] : [attributeProto(name, value)],
+    )
+    this.#graph.node.push(
+      create(NodeProtoSchema, {
+        opType: operator,
+        name: `${operator}.${this.#graph.node.length}`,
+        domain: options.domain ?? '',
+        input: [...inputs],
+        output: outputs,
+        attribute,
+      }),
+    )
+    return outputs
+  }
+
+  toModel(): Uint8Array {
+    const opsets = [
+      ['', 21n],
+      [MICROSOFT, 1n],
+      [RINGLET, 1n],
+    ] as const
+    const model = create(ModelProtoSchema, {
+      irVersion: 10n,
+      producerName: 'ringlet',
+      graph: this.#graph,
+      opsetImport: opsets.map(([domain, version]) => create(OperatorSetIdProtoSchema, { domain, version })),
+    })
+    return toBinary(ModelProtoSchema, model)
+  }
+}
+
+function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]) {
+  const dim = shape.map((size) =>
+    create(TensorShapeProto_DimensionSchema, {
+      value: typeof size === 'number' ? { case: 'dimValue', value: BigInt(size) } : { case: 'dimParam', value: size },
+    }),
+  )
+  const tensor = create(TypeProto_TensorSchema, {
+    elemType: ELEMENT_TYPES[type],
+    shape: create(TensorShapeProtoSchema, { dim }),
+  })
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, { value: { case: 'tensorType', value: tensor } }),
+  })
+}
+
+function attributeProto(name: string, value: Attribute) {
+  if (typeof value === 'number') {
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INT, i: BigInt(value) })
+  }
+  if (typeof value === 'string') {
+    const s = new TextEncoder().encode(value)
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.STRING, s })
+  }
+  if ('float' in value) {
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.FLOAT, f: value.float })
+  }
+  return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INTS, ints: value.map(BigInt) })
+}

@@ -45,6 +45,8 @@ export interface RopeDefaults {
   modelPositions: number
   /** The architecture's code can turn a part of each head (Phi-3). */
   partial?: boolean
+  /** What the first Phi-3 checkpoints called `yarn` is longrope. */
+  yarnMeansLongrope?: boolean
 }
 
 /** The one embedding of a model whose layers all turn alike. */
@@ -80,8 +82,9 @@ export function readRopeByLayerType(
 
 function readEntry(config: ConfigFields, entry: Record<string, unknown>, defaults: RopeDefaults): RopeParameters {
   const fields = new Fields(entry)
-  const type = fields.raw('rope_type') ?? fields.raw('type') ?? 'default'
+  const given = fields.raw('rope_type') ?? fields.raw('type') ?? 'default'
   fields.skip('type')
+  const type = given === 'yarn' && defaults.yarnMeansLongrope ? 'longrope' : given
   const common: Common = {
     theta: fields.optionalNumber('rope_theta') ?? defaults.theta,
     partialRotaryFactor:

@@ -116,6 +116,15 @@ export function layerNorm(module: string, epsilon: number): NormSpec {
   return { kind: 'layer', weight: `${module}.weight`, bias: `${module}.bias`, epsilon }
 }
 
+/** q_norm and k_norm below `module`, over each head. */
+export function headNorms(module: string, epsilon: number, addOne = false): NonNullable<AttentionSpec['qkNorm']> {
+  return {
+    q: rmsNorm(`${module}.q_norm`, epsilon, addOne),
+    k: rmsNorm(`${module}.k_norm`, epsilon, addOne),
+    perHead: true,
+  }
+}
+
 /** q_proj, k_proj, v_proj and o_proj below `module`; scale 1 / √headSize, no rotary table yet. */
 export function apartAttention(
   module: string,

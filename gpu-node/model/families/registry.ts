@@ -2,9 +2,25 @@
 
 import { ModelError } from '../model-error.ts'
 import type { Family } from './family.ts'
+import { gemma2 } from './gemma2.ts'
+import { gemma3 } from './gemma3.ts'
+import { gpt2 } from './gpt2.ts'
+import { granite } from './granite.ts'
 import { llama } from './llama.ts'
+import { mistral } from './mistral.ts'
+import { mixtral } from './mixtral.ts'
+import { olmo2 } from './olmo2.ts'
+import { phi3 } from './phi3.ts'
+import { qwen2 } from './qwen2.ts'
+import { qwen3 } from './qwen3.ts'
+import { qwen3Moe } from './qwen3-moe.ts'
+import { smollm3 } from './smollm3.ts'
+import { starcoder2 } from './starcoder2.ts'
 
-const FAMILIES: Family[] = [llama]
+const FAMILIES: Family[] = [
+  ...[llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2],
+  ...[granite, smollm3, starcoder2, olmo2, mixtral, qwen3Moe],
+]
 
 /** By the class that config.json names; by `model_type` where it names none. */
 export function familyOf(config: Record<string, unknown>): Family {

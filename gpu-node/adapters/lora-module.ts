@@ -1,0 +1,166 @@
+/** The tensors of one module → its factors, with shapes checked against the base and the config, and values against NaN. */
+
+import type { BaseModule } from '../model/model-spec.ts'
+import type { LoraModule, SavedModule } from '../model/packed-adapter.ts'
+import type { PeftConfig } from './adapter-config.ts'
+import type { LoadReport } from './load-report.ts'
+import { type RawTensor, sharedFloats, toFloat32 } from './raw-tensor.ts'
+import type { TensorPart } from './tensor-names.ts'
+
+export type ModuleTensors = ReadonlyMap<TensorPart, RawTensor>
+
+/** `undefined` after a problem was put into the report. */
+export function buildLoraModule(
+  base: BaseModule,
+  tensors: ModuleTensors,
+  { rank, scaling }: { rank: number; scaling: number },
+  config: PeftConfig,
+  report: LoadReport,
+): LoraModule | undefined {
+  const { name } = base
+  const before = report.problems.length
+  const embedding = base.kind === 'embedding'
+  const expected = embedding ? (['embeddingA', 'embeddingB'] as const) : (['loraA', 'loraB'] as const)
+  const wrongKind = embedding ? (['loraA', 'loraB'] as const) : (['embeddingA', 'embeddingB'] as const)
+  for (const part of wrongKind.filter((part) => tensors.has(part))) {
+    report.problems.push(`${name} is ${embedding ? 'an embedding' : 'a linear module'} in the base, but has ${part}`)
+  }
+  if (!Number.isFinite(scaling)) {
+    report.problems.push(`${name} has the scaling ${scaling}`)
+  }
+  const a = read(name, tensors, expected[0], [rank, base.inFeatures], report)
+  const b = read(name, tensors, expected[1], [base.outFeatures, rank], report)
+  const bias = optional(name, tensors, 'loraBias', base, config.lora_bias, 'lora_bias', report)
+  const magnitude = optional(name, tensors, 'magnitude', base, config.use_dora, 'use_dora', report)
+  if (embedding && (bias || magnitude)) {
+    report.problems.push(`${name} is an embedding with ${bias ? 'lora_bias' : 'DoRA'}; it is not applied`)
+  }
+  if (a === undefined || b === undefined || report.problems.length > before) {
+    return undefined
+  }
+  report.modules.push({
+    name,
+    rank,
+    scaling,
+    dtype: tensors.get(expected[0])!.dtype,
+    zero: magnitude === undefined && isZero(bias) && (scaling === 0 || isZero(a) || isZero(b)),
+  })
+  return {
+    name,
+    rank,
+    loraA: a,
+    loraB: b,
+    scaling,
+    ...(bias === undefined ? {} : { loraBias: bias }),
+    ...(magnitude === undefined ? {} : { magnitude }),
+  }
+}
+
+/** `modules_to_save`, and biases trained along (`bias: all | lora_only`), which are refused by name. */
+export function buildSavedModule(
+  base: BaseModule,
+  tensors: ModuleTensors,
+  config: PeftConfig,
+  report: LoadReport,
+): SavedModule | undefined {
+  const { name } = base
+  const before = report.problems.length
+  if (!tensors.has('weight')) {
+    report.problems.push(`${name} has a bias trained along (bias is '${config.bias}'); it is not applied`)
+    return undefined
+  }
+  if (tensors.has('loraA') || tensors.has('embeddingA')) {
+    report.problems.push(`${name} is both adapted and replaced as a whole`)
+    return undefined
+  }
+  const inFirst = base.kind === 'embedding' || base.transposed
+  const shape = inFirst ? [base.inFeatures, base.outFeatures] : [base.outFeatures, base.inFeatures]
+  const stored = read(name, tensors, 'weight', shape, report)
+  const bias = tensors.has('bias') ? read(name, tensors, 'bias', [base.outFeatures], report) : undefined
+  if (stored === undefined || report.problems.length > before) {
+    return undefined
+  }
+  const weight = base.transposed ? transpose(stored, base.inFeatures, base.outFeatures) : stored
+  return { name, weight, ...(bias === undefined ? {} : { bias }) }
+}
+
+/** A part that belongs to a feature of the config: both are there, or neither. */
+function optional(
+  name: string,
+  tensors: ModuleTensors,
+  part: 'loraBias' | 'magnitude',
+  base: BaseModule,
+  wanted: boolean,
+  field: string,
+  report: LoadReport,
+): Float32Array | undefined {
+  if (wanted !== tensors.has(part)) {
+    // PEFT gives every module a magnitude with DoRA; embeddings never have a bias of lora_B.
+    report.problems.push(
+      wanted
+        ? `${name} has no ${part}, but the config says ${field}`
+        : `${name} has a ${part}, but the config does not say ${field}`,
+    )
+    return undefined
+  }
+  return wanted ? read(name, tensors, part, [base.outFeatures], report) : undefined
+}
+
+function read(
+  module: string,
+  tensors: ModuleTensors,
+  part: TensorPart,
+  shape: number[],
+  report: LoadReport,
+): Float32Array | undefined {
+  const tensor = tensors.get(part)
+  if (tensor === undefined) {
+    report.problems.push(`${module} has no ${part}`)
+    return undefined
+  }
+  if (!sameShape(tensor.shape, shape)) {
+    report.problems.push(`${module} ${part} is [${tensor.shape}]; the base and the config need [${shape}]`)
+    return undefined
+  }
+  const values = toFloat32(tensor)
+  const bad = firstNotFinite(values)
+  if (bad !== undefined) {
+    report.problems.push(`${module} ${part} has ${values[bad]} at element ${bad}`)
+    return undefined
+  }
+  return values
+}
+
+/** DoRA's magnitude was once stored as `[1, out]`; the numbers are the same. */
+function sameShape(given: readonly number[], wanted: readonly number[]): boolean {
+  const compact = wanted.length === 1 ? given.filter((size, i) => size !== 1 || i === given.length - 1) : given
+  return compact.length === wanted.length && compact.every((size, i) => size === wanted[i])
+}
+
+/** x − x is 0 for every finite x and NaN otherwise, so one sum tells whether a search is needed. */
+export function firstNotFinite(values: Float32Array): number | undefined {
+  let sum = 0
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!
+    sum += value - value
+  }
+  if (sum === 0) {
+    return undefined
+  }
+  return values.findIndex((value) => !Number.isFinite(value))
+}
+
+function isZero(values: Float32Array | undefined): boolean {
+  return values === undefined || values.every((value) => value === 0)
+}
+
+/** `[rows, columns]` → `[columns, rows]`. */
+function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = sharedFloats(values.length)
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      out[column * rows + row] = values[row * columns + column]!
+    }
+  }
+  return out
+}

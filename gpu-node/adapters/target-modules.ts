@@ -1,0 +1,107 @@
+/** Which base modules an adapter_config.json names, and the rank and scaling of each: PEFT's matching rules. Pure. */
+
+import type { BaseModule } from '../model/model-spec.ts'
+import type { PeftConfig } from './adapter-config.ts'
+import { firstMatches } from './python-regex.ts'
+
+/** PEFT's shorthand for every linear module but the output head. */
+const ALL_LINEAR = 'all-linear'
+
+export interface TargetModules {
+  /** Modules of the base that the config adapts; `undefined` where the config leaves the choice to the file. */
+  targeted: ReadonlySet<string> | undefined
+  /** Modules of the base that `modules_to_save` replaces. */
+  saved: ReadonlySet<string>
+  /** `modules_to_save` entries that name no module the base lets adapters replace. */
+  unknownSaved: string[]
+}
+
+/** Throws PatternError where a pattern can't be run. */
+export function findTargetModules(config: PeftConfig, modules: ReadonlyMap<string, BaseModule>): TargetModules {
+  const all = [...modules.keys()]
+  const saved = new Set(all.filter((name) => config.modules_to_save.some((saved) => endsWithName(name, saved))))
+  const unknownSaved = config.modules_to_save.filter((wanted) => !all.some((name) => endsWithName(name, wanted)))
+  if (config.target_modules === null || config.target_modules === undefined) {
+    return { targeted: undefined, saved, unknownSaved }
+  }
+  const excluded = excludedModules(config, all)
+  const candidates = all.filter((name) => !excluded.has(name) && !saved.has(name))
+  return { targeted: new Set(targetedModules(config, config.target_modules, candidates, modules)), saved, unknownSaved }
+}
+
+/** rank and scaling of each named module, by `rank_pattern`, `alpha_pattern` and rsLoRA (arXiv 2312.03732). */
+export function findScalings(
+  config: PeftConfig,
+  names: readonly string[],
+): Map<string, { rank: number; scaling: number }> {
+  const ranks = patternValues(config.rank_pattern, names)
+  const alphas = patternValues(config.alpha_pattern, names)
+  return new Map(
+    names.map((name, i) => {
+      const rank = ranks[i] ?? config.r
+      const alpha = alphas[i] ?? config.lora_alpha
+      return [name, { rank, scaling: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank }]
+    }),
+  )
+}
+
+/** The first pattern, in the file's order, that matches the name's end after a dot or the whole name. */
+function patternValues(patterns: ReadonlyMap<string, number>, names: readonly string[]): (number | undefined)[] {
+  const values = [...patterns.values()]
+  const anchored = [...patterns.keys()].map((key) => `^(?:.*\\.)?(?:${key})$`)
+  return firstMatches(anchored, names).map((index) => (index === undefined ? undefined : values[index]))
+}
+
+function excludedModules(config: PeftConfig, all: string[]): Set<string> {
+  const { exclude_modules: exclude } = config
+  if (exclude === null || exclude === undefined || exclude.length === 0) {
+    return new Set()
+  }
+  if (typeof exclude !== 'string') {
+    return new Set(all.filter((name) => exclude.some((entry) => endsWithName(name, entry))))
+  }
+  const matches = firstMatches([`^(?:${exclude})$`], all)
+  return new Set(all.filter((_, i) => matches[i] !== undefined))
+}
+
+function targetedModules(
+  config: PeftConfig,
+  target: string | string[],
+  candidates: string[],
+  modules: ReadonlyMap<string, BaseModule>,
+): string[] {
+  if (typeof target !== 'string') {
+    const inLayers = layerFilter(config, candidates)
+    const whole = new Set(target)
+    // A module named by its whole path is taken in any layer.
+    return candidates.filter(
+      (name) => whole.has(name) || (target.some((entry) => name.endsWith(`.${entry}`)) && inLayers(name)),
+    )
+  }
+  if (target.toLowerCase() === ALL_LINEAR) {
+    return candidates.filter((name) => modules.get(name)!.kind === 'linear' && name !== 'lm_head')
+  }
+  const matches = firstMatches([`^(?:${target})$`], candidates)
+  return candidates.filter((_, i) => matches[i] !== undefined)
+}
+
+/** `layers_to_transform` with `layers_pattern`: is the name in one of the layers? */
+function layerFilter(config: PeftConfig, candidates: string[]): (name: string) => boolean {
+  const { layers_to_transform: wanted, layers_pattern: layersPattern } = config
+  if (wanted === null || wanted === undefined || (Array.isArray(wanted) && wanted.length === 0)) {
+    return () => true
+  }
+  const layers = new Set([wanted].flat())
+  const lists = [layersPattern ?? []].flat().filter((list) => list !== '')
+  if (lists.length === 0) {
+    return (name) => layers.has(Number(/^.*?\.[^.]*\.(\d+)\./.exec(name)?.[1] ?? -1))
+  }
+  const inside = [...layers].flatMap((layer) => lists.map((list) => `^(?:.*?\\.)?(?:${list})\\.${layer}\\.`))
+  const matches = firstMatches(inside, candidates)
+  const kept = new Set(candidates.filter((_, i) => matches[i] !== undefined))
+  return (name) => kept.has(name)
+}
+
+function endsWithName(name: string, entry: string): boolean {
+  return name === entry || name.endsWith(`.${entry}`)
+}

@@ -1,0 +1,201 @@
+/**
+ * The pickle inside torch's files, through an allow-list: it names tensors and storages, and nothing it says is executed.
+ * A pickle is a program for a stack machine; here it may build dicts, tuples, numbers and strings, and describe tensors.
+ */
+
+import { type BufferReader, Parser } from 'pickleparser'
+import type { FloatDtype } from '../formats/float16.ts'
+import { printable, WeightFileError } from './raw-tensor.ts'
+
+/** A state dict of 20,000 tensors has about 3 MB. */
+export const MAX_PICKLE_BYTES = 16 * 1024 * 1024
+
+/** A run of elements in the file; tensors are windows on it. */
+export interface TorchStorage {
+  key: string
+  /** `undefined`: untyped storage (torch ≥ 2), whose tensors say their dtype. */
+  dtype: StorageDtype | undefined
+  /** Elements; of untyped storage: bytes. */
+  size: number
+}
+
+/** A dtype that is no float is kept by name: such a tensor may stand in a file, but not in an adapter. */
+export type StorageDtype = FloatDtype | { other: string; bytes: number }
+
+export interface TorchTensor {
+  storage: TorchStorage
+  dtype: StorageDtype
+  /** In elements, as the strides. */
+  offset: number
+  shape: number[]
+  strides: number[]
+}
+
+const STORAGES: Record<string, StorageDtype> = {
+  DoubleStorage: 'F64',
+  FloatStorage: 'F32',
+  HalfStorage: 'F16',
+  BFloat16Storage: 'BF16',
+  LongStorage: { other: 'I64', bytes: 8 },
+  IntStorage: { other: 'I32', bytes: 4 },
+  ShortStorage: { other: 'I16', bytes: 2 },
+  CharStorage: { other: 'I8', bytes: 1 },
+  ByteStorage: { other: 'U8', bytes: 1 },
+  BoolStorage: { other: 'BOOL', bytes: 1 },
+}
+
+const DTYPES: Record<string, StorageDtype> = {
+  float64: 'F64',
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  float8_e4m3fn: 'F8_E4M3',
+  float8_e5m2: 'F8_E5M2',
+  int64: { other: 'I64', bytes: 8 },
+  int32: { other: 'I32', bytes: 4 },
+  uint8: { other: 'U8', bytes: 1 },
+  bool: { other: 'BOOL', bytes: 1 },
+}
+
+/** Marks what this file made, so that a value made by the pickle can't pass for it. */
+const made = new WeakSet<object>()
+
+class StorageType {
+  readonly dtype: StorageDtype | undefined
+  constructor(dtype: StorageDtype | undefined) {
+    this.dtype = dtype
+  }
+}
+
+class DtypeName {
+  readonly dtype: StorageDtype
+  constructor(dtype: StorageDtype) {
+    this.dtype = dtype
+  }
+}
+
+/** The state dict: name → tensor. Everything else that the pickle builds is passed over or refused. */
+export function parseStateDict(bytes: Uint8Array | BufferReader): Map<string, TorchTensor> {
+  const value = parsePickle(bytes)
+  if (!(value instanceof Map)) {
+    throw new WeightFileError('the pickle holds no state dict')
+  }
+  const tensors = new Map<string, TorchTensor>()
+  // The Map's own method: the pickle may have put another in its place.
+  Map.prototype.forEach.call(value, (tensor: unknown, name: unknown) => {
+    if (typeof name !== 'string') {
+      throw new WeightFileError('the state dict has a key that is no string')
+    }
+    if (!isTensor(tensor)) {
+      throw new WeightFileError(`'${printable(name)}' in the state dict is no tensor`)
+    }
+    tensors.set(name, tensor)
+  })
+  return tensors
+}
+
+/** Any pickle of plain values and tensors. */
+export function parsePickle(bytes: Uint8Array | BufferReader): unknown {
+  const parser = new Parser({
+    unpicklingTypeOfDictionary: 'Map',
+    nameResolver: { resolve: (module, name) => resolveGlobal(module, name) },
+    persistentResolver: { resolve: (id: unknown) => toStorage(id) },
+  })
+  try {
+    return bytes instanceof Uint8Array ? parser.parse<unknown>(bytes) : parser.read<unknown>(bytes)
+  } catch (error) {
+    if (error instanceof WeightFileError) {
+      throw error
+    }
+    const reason = error instanceof Error ? printable(error.message) : 'unknown'
+    throw new WeightFileError(`the pickle can't be read: ${reason}`)
+  }
+}
+
+/** REDUCE calls what stands here with the pickle's arguments, so each checks them itself. Arrow functions: none can be constructed. */
+function resolveGlobal(module: unknown, name: unknown): (...args: unknown[]) => unknown {
+  const path = `${String(module)}.${String(name)}`
+  switch (path) {
+    case 'torch._utils._rebuild_tensor_v2':
+      return (...args) => rebuildTensor(args, undefined)
+    case 'torch._utils._rebuild_tensor_v3':
+      return (...args) => rebuildTensor(args, args[6])
+    case 'torch._utils._rebuild_parameter':
+      return (data) => data
+    case 'torch.Size':
+      return (sizes) => sizes
+    case 'collections.OrderedDict':
+      return (...args) => {
+        if (args.length > 0) {
+          throw new WeightFileError('an OrderedDict made from a list is refused')
+        }
+        return new Map<unknown, unknown>()
+      }
+    case 'torch.storage.UntypedStorage':
+      return asValue(new StorageType(undefined))
+  }
+  if (module === 'torch' && typeof name === 'string') {
+    if (Object.hasOwn(STORAGES, name)) {
+      return asValue(new StorageType(STORAGES[name]))
+    }
+    if (Object.hasOwn(DTYPES, name)) {
+      return asValue(new DtypeName(DTYPES[name]!))
+    }
+  }
+  throw new WeightFileError(`refused pickle global ${printable(path)}`)
+}
+
+/** Storage types and dtypes are values, never called; pickleparser's type wants a function. */
+function asValue(value: StorageType | DtypeName): (...args: unknown[]) => unknown {
+  return value as unknown as (...args: unknown[]) => unknown
+}
+
+/** `('storage', type, key, location, size)`, in legacy files with a view (None) behind. */
+function toStorage(id: unknown): TorchStorage {
+  if (!Array.isArray(id) || id[0] !== 'storage' || !(id[1] instanceof StorageType) || typeof id[2] !== 'string') {
+    throw new WeightFileError('a persistent id in the pickle names no storage')
+  }
+  if (!isSize(id[4]) || (id[5] !== null && id[5] !== undefined)) {
+    throw new WeightFileError(`storage '${printable(id[2])}' has no size, or is a view of another`)
+  }
+  const storage: TorchStorage = { key: id[2], dtype: id[1].dtype, size: id[4] }
+  made.add(storage)
+  return storage
+}
+
+/** `(storage, offset, size, stride, requires_grad, backward_hooks[, dtype, metadata])` */
+function rebuildTensor(args: unknown[], dtypeArgument: unknown): TorchTensor {
+  const [storage, offset, shape, strides] = args
+  if (
+    !isStorage(storage) ||
+    !isSize(offset) ||
+    !isSizes(shape) ||
+    !isSizes(strides) ||
+    shape.length !== strides.length
+  ) {
+    throw new WeightFileError('a tensor in the pickle is described by malformed numbers')
+  }
+  const dtype = dtypeArgument instanceof DtypeName ? dtypeArgument.dtype : storage.dtype
+  if (dtype === undefined) {
+    throw new WeightFileError('a tensor over untyped storage has no dtype that is known')
+  }
+  const tensor: TorchTensor = { storage, dtype, offset, shape: [...shape], strides: [...strides] }
+  made.add(tensor)
+  return tensor
+}
+
+function isTensor(value: unknown): value is TorchTensor {
+  return typeof value === 'object' && value !== null && made.has(value) && 'strides' in value
+}
+
+function isStorage(value: unknown): value is TorchStorage {
+  return typeof value === 'object' && value !== null && made.has(value) && 'key' in value
+}
+
+function isSize(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.length <= 16 && value.every(isSize)
+}

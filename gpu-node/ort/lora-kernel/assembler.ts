@@ -1,0 +1,293 @@
+/**
+ * Emits the few x86-64 instructions that the LoRA kernel needs (Intel SDM vol. 2): 64-bit integer code, AVX2 and FMA3 with
+ * VEX encoding, always 256-bit. Knows encodings only, not what the code computes.
+ */
+
+import { RingletError } from '../../../shared/errors.ts'
+
+/** A general register's number in instruction encodings. */
+export const REG = {
+  rax: 0,
+  rcx: 1,
+  rdx: 2,
+  rbx: 3,
+  rsp: 4,
+  rbp: 5,
+  rsi: 6,
+  rdi: 7,
+  r8: 8,
+  r9: 9,
+  r10: 10,
+  r11: 11,
+  r12: 12,
+  r13: 13,
+  r14: 14,
+  r15: 15,
+} as const
+
+/** `[base + index·scale + offset]`. */
+export interface Memory {
+  base: number
+  offset: number
+  index?: number
+  scale?: 1 | 2 | 4 | 8
+}
+
+export function at(base: number, offset = 0): Memory {
+  return { base, offset }
+}
+
+/** Opcode maps and mandatory prefixes of VEX: `0F` = 1, `0F38` = 2; none = 0, `66` = 1. */
+interface VexOpcode {
+  map: 1 | 2
+  prefix: 0 | 1
+  opcode: number
+}
+
+const VEX = {
+  addPs: { map: 1, prefix: 0, opcode: 0x58 },
+  mulPs: { map: 1, prefix: 0, opcode: 0x59 },
+  xorPs: { map: 1, prefix: 0, opcode: 0x57 },
+  loadPs: { map: 1, prefix: 0, opcode: 0x10 },
+  storePs: { map: 1, prefix: 0, opcode: 0x11 },
+  intToPs: { map: 1, prefix: 0, opcode: 0x5b },
+  broadcast: { map: 2, prefix: 1, opcode: 0x18 },
+  widenInt8: { map: 2, prefix: 1, opcode: 0x21 },
+  fmadd231Ps: { map: 2, prefix: 1, opcode: 0xb8 },
+} as const satisfies Record<string, VexOpcode>
+
+export class Assembler {
+  readonly #bytes: number[] = []
+  readonly #labels = new Map<string, number>()
+  /** Places of 32-bit distances, relative to the byte behind them. */
+  readonly #references: { place: number; label: string }[] = []
+
+  label(name: string): void {
+    this.#labels.set(name, this.#bytes.length)
+  }
+
+  offsetOf(label: string): number {
+    const offset = this.#labels.get(label)
+    if (offset === undefined) {
+      throw new RingletError('internal', `assembler: no label '${label}'`)
+    }
+    return offset
+  }
+
+  /** Fills up with traps. */
+  align(bytes: number): void {
+    while (this.#bytes.length % bytes !== 0) {
+      this.#bytes.push(0xcc)
+    }
+  }
+
+  finish(): Uint8Array {
+    const code = Uint8Array.from(this.#bytes)
+    const view = new DataView(code.buffer)
+    for (const { place, label } of this.#references) {
+      view.setInt32(place, this.offsetOf(label) - (place + 4), true)
+    }
+    return code
+  }
+
+  push(register: number): void {
+    this.#emit(...(register > 7 ? [0x41] : []), 0x50 | (register & 7))
+  }
+
+  pop(register: number): void {
+    this.#emit(...(register > 7 ? [0x41] : []), 0x58 | (register & 7))
+  }
+
+  ret(): void {
+    this.#emit(0xc3)
+  }
+
+  move(to: number, from: number): void {
+    this.#integer([0x89], from, to)
+  }
+
+  load(to: number, from: Memory): void {
+    this.#integer([0x8b], to, from)
+  }
+
+  store(to: Memory, from: number): void {
+    this.#integer([0x89], from, to)
+  }
+
+  address(to: number, of: Memory): void {
+    this.#integer([0x8d], to, of)
+  }
+
+  /** The whole 64 bits. */
+  constant(to: number, value: bigint): void {
+    this.#emit(0x48 | (to >> 3), 0xb8 | (to & 7))
+    for (let shift = 0n; shift < 64n; shift += 8n) {
+      this.#emit(Number((value >> shift) & 0xffn))
+    }
+  }
+
+  /** 32 bits, zero-extended. */
+  smallConstant(to: number, value: number): void {
+    this.#emit(...(to > 7 ? [0x41] : []), 0xb8 | (to & 7))
+    this.#int32(value)
+  }
+
+  /** 32 bits, sign-extended. */
+  storeConstant(to: Memory, value: number): void {
+    this.#integer([0xc7], 0, to)
+    this.#int32(value)
+  }
+
+  add(to: number, from: number): void {
+    this.#integer([0x01], from, to)
+  }
+
+  addConstant(to: number, value: number): void {
+    this.#integer([0x81], 0, to)
+    this.#int32(value)
+  }
+
+  subtractConstant(from: number, value: number): void {
+    this.#integer([0x81], 5, from)
+    this.#int32(value)
+  }
+
+  multiply(to: number, by: number): void {
+    this.#integer([0x0f, 0xaf], to, by)
+  }
+
+  shiftLeft(register: number, bits: number): void {
+    this.#integer([0xc1], 4, register)
+    this.#emit(bits)
+  }
+
+  /** Sets the zero flag when the register is 0. */
+  testZero(register: number): void {
+    this.#integer([0x85], register, register)
+  }
+
+  compareConstant(register: number, value: number): void {
+    this.#integer([0x81], 7, register)
+    this.#int32(value)
+  }
+
+  call(pointer: Memory): void {
+    this.#integer([0xff], 2, pointer)
+  }
+
+  jumpIfZero(label: string): void {
+    this.#emit(0x0f, 0x84)
+    this.#reference(label)
+  }
+
+  jumpIfNotZero(label: string): void {
+    this.#emit(0x0f, 0x85)
+    this.#reference(label)
+  }
+
+  /** After a comparison of unsigned numbers. */
+  jumpIfBelow(label: string): void {
+    this.#emit(0x0f, 0x82)
+    this.#reference(label)
+  }
+
+  addressOfLabel(to: number, label: string): void {
+    this.#emit(0x48 | ((to >> 3) << 2), 0x8d, 0x05 | ((to & 7) << 3))
+    this.#reference(label)
+  }
+
+  zeroVector(to: number): void {
+    this.#vector(VEX.xorPs, to, to, to)
+  }
+
+  addVector(to: number, a: number, b: number | Memory): void {
+    this.#vector(VEX.addPs, to, a, b)
+  }
+
+  multiplyVector(to: number, a: number, b: number | Memory): void {
+    this.#vector(VEX.mulPs, to, a, b)
+  }
+
+  loadVector(to: number, from: Memory): void {
+    this.#vector(VEX.loadPs, to, 0, from)
+  }
+
+  storeVector(to: Memory, from: number): void {
+    this.#vector(VEX.storePs, from, 0, to)
+  }
+
+  /** One float into all eight lanes. */
+  broadcast(to: number, from: Memory): void {
+    this.#vector(VEX.broadcast, to, 0, from)
+  }
+
+  /** Eight signed bytes into eight int32. */
+  widenInt8(to: number, from: Memory): void {
+    this.#vector(VEX.widenInt8, to, 0, from)
+  }
+
+  intToFloat(to: number, from: number): void {
+    this.#vector(VEX.intToPs, to, 0, from)
+  }
+
+  /** `sum += a·b`. */
+  fusedMultiplyAdd(sum: number, a: number, b: number | Memory): void {
+    this.#vector(VEX.fmadd231Ps, sum, a, b)
+  }
+
+  /** Before code that may use SSE: avoids its transition penalty. */
+  zeroUpper(): void {
+    this.#emit(0xc5, 0xf8, 0x77)
+  }
+
+  #emit(...bytes: number[]): void {
+    this.#bytes.push(...bytes)
+  }
+
+  #int32(value: number): void {
+    this.#emit(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255)
+  }
+
+  #reference(label: string): void {
+    this.#references.push({ place: this.#bytes.length, label })
+    this.#int32(0)
+  }
+
+  /** REX.W prefix, opcode, operands. */
+  #integer(opcode: readonly number[], register: number, operand: number | Memory): void {
+    const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
+    this.#emit(0x48 | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
+    this.#operands(register, operand)
+  }
+
+  /** Three-byte VEX prefix (SDM vol. 2, 2.3.5): register bits and vvvv are inverted. */
+  #vector({ map, prefix, opcode }: VexOpcode, register: number, second: number, operand: number | Memory): void {
+    const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
+    const high = (number: number) => (~number >> 3) & 1
+    this.#emit(0xc4, (high(register) << 7) | (high(index ?? 0) << 6) | (high(base) << 5) | map)
+    this.#emit(((~second & 15) << 3) | 4 | prefix, opcode)
+    this.#operands(register, operand)
+  }
+
+  /** ModRM, SIB and displacement. rsp and r12 as a base need a SIB byte; rbp and r13 always a displacement. */
+  #operands(register: number, operand: number | Memory): void {
+    const field = (register & 7) << 3
+    if (typeof operand === 'number') {
+      this.#emit(0xc0 | field | (operand & 7))
+      return
+    }
+    const { base, offset, index, scale = 1 } = operand
+    const withSib = index !== undefined || (base & 7) === 4
+    const short = offset >= -128 && offset <= 127
+    const mode = offset === 0 && (base & 7) !== 5 ? 0 : short ? 0x40 : 0x80
+    this.#emit(mode | field | (withSib ? 4 : base & 7))
+    if (withSib) {
+      this.#emit((Math.log2(scale) << 6) | (((index ?? 4) & 7) << 3) | (base & 7))
+    }
+    if (mode === 0x40) {
+      this.#emit(offset & 255)
+    } else if (mode === 0x80) {
+      this.#int32(offset)
+    }
+  }
+}

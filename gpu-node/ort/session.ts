@@ -19,7 +19,7 @@ export interface SessionOptions {
   optimization?: keyof typeof OPTIMIZATION
   /** ONNX Runtime's session configuration keys. */
   config?: Readonly<Record<string, string>>
-  /** Operators beside ONNX Runtime's own. */
+  /** Operators beside ONNX Runtime's own: the LoRA kernel's domain (lora-kernel/lora-op.ts). */
   customOps?: readonly OrtHandle[]
   /** Writes a profile of each run to `<prefix>_<time>.json` when the session is disposed. */
   profilePrefix?: string

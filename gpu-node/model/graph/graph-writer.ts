@@ -22,7 +22,7 @@ import { ELEMENT_TYPES, type ElementType } from '../../ort/tensor.ts'
 
 /** ONNX Runtime's own operators. */
 export const MICROSOFT = 'com.microsoft'
-/** Operators whose kernels are the node's own. */
+/** Operators whose kernels are the node's own: `LoraDelta`, gpu-node/ort/lora-kernel. */
 export const RINGLET = 'ringlet'
 
 type Attribute = number | string | readonly number[] | { float: number }

@@ -1,0 +1,158 @@
+/** What a request asks for, in its own words → refs that this tenant may name. Knows no homes and no nodes. */
+
+import {
+  type AdapterRef,
+  type AdapterSelection,
+  type AdapterSource,
+  formatAdapterRef,
+  parseAdapterName,
+  selectionKey,
+  selectionRefs,
+} from '../../shared/adapter-ref.ts'
+import type { AdapterFields, ApiStyle, MergeFields } from '../../shared/api/generate-request.ts'
+import type { Scopes } from '../../shared/edge-api.ts'
+import { RingletError } from '../../shared/errors.ts'
+import { checkPlainId, mayUseBase, scopeRefusal } from './adapter-scope.ts'
+
+export interface ResolveContext {
+  api: ApiStyle
+  baseModels: readonly string[]
+  scopes: Scopes
+  defaultSource: AdapterSource
+  resolveAlias: (alias: string) => Promise<AdapterRef | undefined>
+  /** The header `x-adapter-token`; the body's own tokens win. */
+  headerToken: string | undefined
+}
+
+export interface ResolvedSelection {
+  /** Aliases resolved; revisions only where the caller or an alias pinned one. */
+  selection: AdapterSelection
+  placementKey: string
+  /** By ref spelling. */
+  adapterTokens: Record<string, string>
+  /** The name in usage records: `base`, `source:id`, or a merge's refs. */
+  usageName: string
+}
+
+/** All adapter tokens together; a Node server reads at most 16 KiB of headers. */
+const MAX_TOKENS_LENGTH = 8_192
+
+export async function resolveSelection(fields: AdapterFields, context: ResolveContext): Promise<ResolvedSelection> {
+  const adapterTokens: Record<string, string> = {}
+  const selection = await toSelection(fields, context, adapterTokens)
+  if (Object.values(adapterTokens).reduce((sum, token) => sum + token.length, 0) > MAX_TOKENS_LENGTH) {
+    throw new RingletError('field_invalid', `adapter tokens have ${MAX_TOKENS_LENGTH} characters at most together`, {
+      param: 'api_token',
+    })
+  }
+  return { selection, placementKey: selectionKey(selection), adapterTokens, usageName: usageName(selection) }
+}
+
+async function toSelection(
+  fields: AdapterFields,
+  context: ResolveContext,
+  tokens: Record<string, string>,
+): Promise<AdapterSelection> {
+  const name = fields.adapterId ?? fields.model ?? ''
+  const namesBase = name === '' || (fields.adapterSource === undefined && context.baseModels.includes(name))
+  if (fields.merge !== undefined) {
+    if (!namesBase) {
+      throw new RingletError('merge_invalid', 'with `merged_adapters`, `model` is the name of the base model', {
+        param: 'model',
+      })
+    }
+    return toMerge(fields.merge, fields, context, tokens)
+  }
+  if (namesBase) {
+    return toBase(name, context)
+  }
+  const ref = await toRef(name, fields.adapterSource, context)
+  keepToken(tokens, ref, fields.apiToken ?? context.headerToken)
+  return { kind: 'single', ref }
+}
+
+function toBase(name: string, context: ResolveContext): AdapterSelection {
+  const base = name === '' ? context.baseModels[0] : name
+  if (base === undefined) {
+    throw new RingletError('no_node', 'no node is up to serve the base model', { retryAfterSeconds: 2 })
+  }
+  if (!mayUseBase(base, context.scopes)) {
+    throw new RingletError('scope_denied', 'this token may not use the base model', { param: nameParam(context) })
+  }
+  return { kind: 'base' }
+}
+
+async function toMerge(
+  merge: MergeFields,
+  fields: AdapterFields,
+  context: ResolveContext,
+  tokens: Record<string, string>,
+): Promise<AdapterSelection> {
+  const parts = await Promise.all(
+    merge.parts.map(async (part) => {
+      const source = part.source ?? fields.adapterSource
+      if (source === undefined && context.baseModels.includes(part.id)) {
+        throw new RingletError('merge_invalid', 'the base model cannot be a part of a merge', {
+          param: 'merged_adapters.ids',
+        })
+      }
+      const ref = await toRef(part.id, source, context)
+      keepToken(tokens, ref, part.token ?? fields.apiToken ?? context.headerToken)
+      return { ref, weight: part.weight }
+    }),
+  )
+  return {
+    kind: 'merge',
+    parts,
+    strategy: merge.strategy,
+    ...(merge.density === undefined ? {} : { density: merge.density }),
+    ...(merge.signMethod === undefined ? {} : { signMethod: merge.signMethod }),
+    ...(merge.seed === undefined ? {} : { seed: merge.seed }),
+  }
+}
+
+/** A name out of scope is refused as such; an alias out of scope looks like one that does not exist. */
+async function toRef(name: string, source: string | undefined, context: ResolveContext): Promise<AdapterRef> {
+  const parsed = parseAdapterName(name, source, context.defaultSource)
+  if (parsed.kind === 'ref') {
+    checkPlainId(parsed.ref)
+    const refusal = scopeRefusal(parsed.ref, context.scopes)
+    if (refusal !== undefined) {
+      throw new RingletError('scope_denied', refusal, { param: nameParam(context) })
+    }
+    return parsed.ref
+  }
+  const target = await context.resolveAlias(parsed.alias)
+  if (target === undefined || scopeRefusal(target, context.scopes) !== undefined) {
+    throw adapterNotFound(name, context.api)
+  }
+  return target
+}
+
+/** The same words whether the adapter does not exist or is not for this caller. */
+export function adapterNotFound(name: string, api: ApiStyle): RingletError {
+  const shown = name.slice(0, 128).replace(/[^\x20-\x7e]/g, '?')
+  return api === 'openai'
+    ? new RingletError('model_not_found', `the model '${shown}' does not exist or is not for this caller`, {
+        param: 'model',
+      })
+    : new RingletError('adapter_not_found', `the adapter '${shown}' does not exist or is not for this caller`, {
+        param: 'parameters.adapter_id',
+      })
+}
+
+function keepToken(tokens: Record<string, string>, ref: AdapterRef, token: string | undefined): void {
+  // Only homes that check callers see their tokens; an s3 or local adapter is the operator's to allow.
+  if (token !== undefined && (ref.source === 'hub' || ref.source === 'pbase')) {
+    tokens[formatAdapterRef(ref)] = token
+  }
+}
+
+function usageName(selection: AdapterSelection): string {
+  const names = selectionRefs(selection).map((ref) => `${ref.source}:${ref.id}`)
+  return selection.kind === 'base' ? 'base' : names.join(' + ').slice(0, 1024)
+}
+
+function nameParam(context: ResolveContext): string {
+  return context.api === 'openai' ? 'model' : 'parameters.adapter_id'
+}

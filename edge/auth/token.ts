@@ -1,0 +1,42 @@
+/** A token's text: `rl_<key id>_<secret>`; made, read, hashed and compared here. The key id finds it, the hash proves it. */
+
+import { toBase64Url } from '../../shared/base64url.ts'
+
+const TOKEN = /^rl_([a-z2-7]{16})_[A-Za-z0-9_-]{43}$/
+const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567'
+
+export interface NewToken {
+  keyId: string
+  text: string
+}
+
+/** 80 bits name the key, 256 bits are its secret. */
+export function createToken(): NewToken {
+  const keyId = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => BASE32[byte & 31]).join('')
+  const secret = toBase64Url(crypto.getRandomValues(new Uint8Array(32)))
+  return { keyId, text: `rl_${keyId}_${secret}` }
+}
+
+/** The key id of a well-formed token. */
+export function tokenKeyId(text: string): string | undefined {
+  return TOKEN.exec(text)?.[1]
+}
+
+/** SHA-256, hex. Tokens are random, so neither salt nor stretching adds anything. */
+export async function hashToken(text: string): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+}
+
+/** Compares two hashes in a time that does not depend on where they differ. */
+export function equalHashes(a: string, b: string): boolean {
+  const encoder = new TextEncoder()
+  const left = encoder.encode(a)
+  const right = encoder.encode(b)
+  return left.byteLength === right.byteLength && crypto.subtle.timingSafeEqual(left, right)
+}
+
+/** `Bearer <token>`, the scheme in any letter case (RFC 9110 §11.1). */
+export function bearerToken(authorization: string | undefined): string | undefined {
+  return /^bearer +([^\s]+) *$/i.exec(authorization ?? '')?.[1]
+}

@@ -1,0 +1,182 @@
+/**
+ * A tenant's limits: what is used, whether one more request may start, and what it may generate. Pure: one owner (the
+ * tenant's Durable Object) holds the state and calls this in order.
+ */
+
+import type { Limits } from '../../shared/edge-api.ts'
+import {
+  addToMinute,
+  createSlidingMinute,
+  minuteTotal,
+  type SlidingMinute,
+  secondsUntilTotal,
+} from './sliding-minute.ts'
+
+/** What an admitted request may come to; counted until the true numbers are known. Prompt and generated tokens. */
+export interface Reservation {
+  /** Counts towards the minute: a likely number, or a burst of requests without `max_tokens` would lock the minute. */
+  minuteTokens: number
+  /** Counts towards the month: the most it can be, so that requests in flight together stay within the budget. */
+  monthTokens: number
+}
+
+/** One request between its admission and its end. */
+export interface Lease extends Reservation {
+  /** Unix milliseconds; not renewed until then, its request is taken to have died with its isolate. */
+  expiresAt: number
+}
+
+export interface TenantLoad {
+  requests: SlidingMinute
+  tokens: SlidingMinute
+  leases: Map<string, Lease>
+  /** Used in the current month. */
+  monthTokens: number
+  /** `2026-11`. */
+  month: string
+}
+
+export type LimitVerdict =
+  | { admitted: true; reservation: Reservation; maxNewTokens: number | undefined }
+  | { admitted: false; code: 'rate_limited' | 'budget_exhausted'; message: string; retryAfterSeconds: number }
+
+/** A request that is streaming renews its lease more often than that. */
+export const LEASE_LIFE_MS = 60_000
+
+export interface AdmissionAsk {
+  /** An estimate; the true number comes with the answer. */
+  promptTokens: number
+  /** What it will likely generate: what it asks for, or a guess. */
+  likelyNewTokens: number
+  /** What it can generate at most. */
+  mostNewTokens: number
+}
+
+export function createTenantLoad(month: string, monthTokens: number): TenantLoad {
+  return { requests: createSlidingMinute(), tokens: createSlidingMinute(), leases: new Map(), monthTokens, month }
+}
+
+export function decideAdmission(load: TenantLoad, limits: Limits, ask: AdmissionAsk, now: number): LimitVerdict {
+  expireLeases(load, now)
+  rollMonth(load, now)
+  const cap = limits.maxNewTokens ?? Number.POSITIVE_INFINITY
+  const minuteTokens = ask.promptTokens + Math.min(ask.likelyNewTokens, cap)
+  const refused =
+    checkConcurrency(load, limits) ?? checkRequests(load, limits, now) ?? checkMinute(load, limits, minuteTokens, now)
+  if (refused !== undefined) {
+    return refused
+  }
+  const left = monthLeft(load, limits, ask, now)
+  if (typeof left !== 'number') {
+    return left
+  }
+  const newTokens = Math.min(ask.mostNewTokens, cap, left)
+  const maxNewTokens = Math.min(cap, left)
+  return {
+    admitted: true,
+    reservation: { minuteTokens, monthTokens: ask.promptTokens + newTokens },
+    maxNewTokens: maxNewTokens === Number.POSITIVE_INFINITY ? undefined : maxNewTokens,
+  }
+}
+
+/** Carries out an admission. */
+export function admit(load: TenantLoad, leaseId: string, reservation: Reservation, now: number): void {
+  addToMinute(load.requests, now, 1)
+  renewLease(load, leaseId, reservation, now)
+}
+
+/** Also brings back a lease that was forgotten, when its owner restarted. */
+export function renewLease(load: TenantLoad, leaseId: string, reservation: Reservation, now: number): void {
+  load.leases.set(leaseId, { ...reservation, expiresAt: now + LEASE_LIFE_MS })
+}
+
+/** The request has ended: its reservation becomes what it used. */
+export function settle(load: TenantLoad, leaseId: string, usedTokens: number, now: number): void {
+  rollMonth(load, now)
+  load.leases.delete(leaseId)
+  addToMinute(load.tokens, now, usedTokens)
+  load.monthTokens += usedTokens
+}
+
+/** `2026-11` in UTC. */
+export function monthOf(now: number): string {
+  return new Date(now).toISOString().slice(0, 7)
+}
+
+function checkConcurrency(load: TenantLoad, limits: Limits): LimitVerdict | undefined {
+  const most = limits.concurrentRequests
+  return most !== undefined && load.leases.size >= most
+    ? refuse('rate_limited', `the limit is ${most} requests at once`, 1)
+    : undefined
+}
+
+function checkRequests(load: TenantLoad, limits: Limits, now: number): LimitVerdict | undefined {
+  const most = limits.requestsPerMinute
+  if (most === undefined || minuteTotal(load.requests, now) < most) {
+    return undefined
+  }
+  const wait = secondsUntilTotal(load.requests, now, most - 1)
+  return refuse('rate_limited', `the limit is ${most} requests per minute`, wait)
+}
+
+/** A request that is larger than a whole minute's limit still runs when the minute is unused, or it never could. */
+function checkMinute(load: TenantLoad, limits: Limits, wanted: number, now: number): LimitVerdict | undefined {
+  const most = limits.tokensPerMinute
+  if (most === undefined) {
+    return undefined
+  }
+  const room = most - Math.min(wanted, most) - reserved(load, 'minuteTokens')
+  return minuteTotal(load.tokens, now) <= room
+    ? undefined
+    : refuse('rate_limited', `the limit is ${most} tokens per minute`, secondsUntilTotal(load.tokens, now, room))
+}
+
+/** How many tokens this request may generate within the month's budget. */
+function monthLeft(load: TenantLoad, limits: Limits, ask: AdmissionAsk, now: number): number | LimitVerdict {
+  const budget = limits.tokensPerMonth
+  if (budget === undefined) {
+    return Number.POSITIVE_INFINITY
+  }
+  const unused = budget - load.monthTokens - ask.promptTokens
+  if (unused < 1) {
+    const message = `the budget of ${budget} tokens for ${load.month} is used`
+    return refuse('budget_exhausted', message, secondsUntilNextMonth(now))
+  }
+  const left = unused - reserved(load, 'monthTokens')
+  return left < 1
+    ? refuse('budget_exhausted', `requests in flight may use the rest of the budget for ${load.month}`, 1)
+    : left
+}
+
+function reserved(load: TenantLoad, of: keyof Reservation): number {
+  let sum = 0
+  for (const lease of load.leases.values()) {
+    sum += lease[of]
+  }
+  return sum
+}
+
+function refuse(code: 'rate_limited' | 'budget_exhausted', message: string, retryAfterSeconds: number): LimitVerdict {
+  return { admitted: false, code, message, retryAfterSeconds }
+}
+
+function expireLeases(load: TenantLoad, now: number): void {
+  for (const [id, lease] of load.leases) {
+    if (lease.expiresAt <= now) {
+      load.leases.delete(id)
+    }
+  }
+}
+
+function rollMonth(load: TenantLoad, now: number): void {
+  const month = monthOf(now)
+  if (month > load.month) {
+    load.month = month
+    load.monthTokens = 0
+  }
+}
+
+function secondsUntilNextMonth(now: number): number {
+  const date = new Date(now)
+  return Math.ceil((Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1, 1) - now) / 1000)
+}

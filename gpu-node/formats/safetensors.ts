@@ -126,6 +126,8 @@ export interface SafetensorsFile {
   readonly header: SafetensorsHeader
   /** Widened to float32 into `out` (new, if absent; may lie in a SharedArrayBuffer). */
   read(name: string, out?: Float32Array): Promise<Float32Array>
+  /** `out.length` elements of a tensor from `first` on, widened to float32. */
+  readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
   /** Bytes `[position, position + length)` of the file. */
   readBytes(position: number, length: number): Promise<Uint8Array>
   close(): Promise<void>
@@ -148,7 +150,13 @@ export async function openSafetensors(
       path,
       size,
       header,
-      read: (name, out) => readFromFile(handle, header, name, out),
+      read: async (name, out) => {
+        const entry = entryOf(header, name)
+        const target = out ?? new Float32Array(entry.elements)
+        checkOut(entry, target)
+        return readElements(handle, entry, 0, target)
+      },
+      readPart: async (name, first, out) => readElements(handle, entryOf(header, name), first, out),
       readBytes: async (position, length) => {
         const bytes = new Uint8Array(length)
         await readFully(handle, bytes, position)
@@ -162,30 +170,39 @@ export async function openSafetensors(
   }
 }
 
-async function readFromFile(
-  handle: FileHandle,
-  header: SafetensorsHeader,
-  name: string,
-  given?: Float32Array,
-): Promise<Float32Array> {
+function entryOf(header: SafetensorsHeader, name: string): SafetensorsEntry {
   const entry = header.tensors.get(name)
   if (entry === undefined) {
     throw new SafetensorsError(`no tensor '${printable(name)}' in the file`)
   }
+  return entry
+}
+
+/** Elements `[first, first + out.length)`. */
+async function readElements(
+  handle: FileHandle,
+  entry: SafetensorsEntry,
+  first: number,
+  out: Float32Array,
+): Promise<Float32Array> {
+  if (first < 0 || first + out.length > entry.elements) {
+    const range = `elements ${first} to ${first + out.length}`
+    throw new SafetensorsError(`tensor '${printable(entry.name)}' has ${entry.elements} elements; asked: ${range}`)
+  }
   const dtype = floatDtype(entry)
-  const out = given ?? new Float32Array(entry.elements)
-  checkOut(entry, out)
+  const elementBytes = FLOAT_BYTES[dtype]
+  const begin = entry.begin + first * elementBytes
   if (dtype === 'F32') {
-    await readFully(handle, new Uint8Array(out.buffer, out.byteOffset, out.byteLength), entry.begin)
+    await readFully(handle, new Uint8Array(out.buffer, out.byteOffset, out.byteLength), begin)
     return out
   }
-  const elementBytes = FLOAT_BYTES[dtype]
-  const chunk = new Uint8Array(Math.min(READ_BYTES, entry.end - entry.begin))
-  for (let at = entry.begin; at < entry.end; at += READ_BYTES) {
-    const part = chunk.subarray(0, Math.min(READ_BYTES, entry.end - at))
+  const end = begin + out.length * elementBytes
+  const chunk = new Uint8Array(Math.min(READ_BYTES, end - begin))
+  for (let at = begin; at < end; at += READ_BYTES) {
+    const part = chunk.subarray(0, Math.min(READ_BYTES, end - at))
     await readFully(handle, part, at)
-    const first = (at - entry.begin) / elementBytes
-    widenFloats(dtype, part, out.subarray(first, first + part.byteLength / elementBytes))
+    const done = (at - begin) / elementBytes
+    widenFloats(dtype, part, out.subarray(done, done + part.byteLength / elementBytes))
   }
   return out
 }

@@ -9,6 +9,7 @@ import { decoderModules, decoderTensors } from './decoder-tensors.ts'
 import { familyOf } from './families/registry.ts'
 import { ModelError } from './model-error.ts'
 import type { ModelSpec } from './model-spec.ts'
+import { product } from './tensor-candidates.ts'
 import { openWeightFiles, type WeightFiles } from './weight-files.ts'
 
 export interface CheckpointOptions {
@@ -33,7 +34,7 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
   const family = familyOf(config)
   const warnings: string[] = []
   const fields = new ConfigFields(config, family.defaults)
-  const decoder = family.decoder(fields, {
+  const described = family.decoder(fields, {
     maxPositions: options.maxPositions ?? Number.POSITIVE_INFINITY,
     warn: (warning) => warnings.push(warning),
   })
@@ -41,10 +42,11 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
   if (unknown.length > 0) {
     warnings.push(`config.json has fields that nothing here reads: ${unknown.join(', ')}`)
   }
-  const tensors = decoderTensors(decoder)
-  const files = await openWeightFiles(directory, tensors)
-  warnings.push(...files.warnings)
+  const files = await openWeightFiles(directory, decoderTensors(described), expertsOf(described))
   try {
+    const decoder = await untieDifferentHead(described, files, warnings)
+    const tensors = decoderTensors(decoder)
+    warnings.push(...unusedWarning(files.unused().filter((name) => !tensors.has(name) && name !== ownHead(decoder))))
     const shape = (name: string) => {
       const size = tensors.get(name)
       if (size === undefined) {
@@ -74,8 +76,8 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
       },
       shape,
       readTensor: (name, out) => {
-        shape(name)
-        return files.read(name, out)
+        const elements = product(shape(name))
+        return files.read(name, out ?? new Float32Array(elements))
       },
       close: () => files.close(),
     }
@@ -83,6 +85,38 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
     await files.close()
     throw error
   }
+}
+
+/** As transformers 5: a head that is stored apart from the embedding it should be tied to, and differs, is used as stored. */
+async function untieDifferentHead(spec: DecoderSpec, files: WeightFiles, warnings: string[]): Promise<DecoderSpec> {
+  const own = ownHead(spec)
+  if (!spec.head.tied || !files.has(own) || (await files.equal(own, spec.embedding.weight))) {
+    return spec
+  }
+  warnings.push(
+    `config.json ties '${own}' to '${spec.embedding.weight}', but the files have both and they differ: not tied`,
+  )
+  return { ...spec, head: { ...spec.head, weight: own, tied: false } }
+}
+
+/** Its tensor, were it not tied. */
+function ownHead(spec: DecoderSpec): string {
+  return `${spec.head.module}.weight`
+}
+
+function expertsOf(spec: DecoderSpec): number | undefined {
+  const counts = spec.layers.map(({ mlp }) => (mlp.kind === 'moe' ? mlp.experts.length : undefined))
+  return counts.find((count) => count !== undefined)
+}
+
+const NAMED = 5
+
+function unusedWarning(names: string[]): string[] {
+  const more = names.length > NAMED ? ', …' : ''
+  const some = `${names.slice(0, NAMED).join(', ')}${more}`
+  return names.length === 0
+    ? []
+    : [`the weight files have ${names.length} tensors that the model does not use: ${some}`]
 }
 
 async function digest(config: string, files: WeightFiles): Promise<string> {

@@ -51,16 +51,16 @@ export interface RopeDefaults {
 
 /** The one embedding of a model whose layers all turn alike. */
 export function readRope(config: ConfigFields, defaults: RopeDefaults): RopeParameters {
-  const scaling = config.object('rope_scaling')
-  const modern = config.object('rope_parameters')
-  const given = scaling ?? modern ?? {}
+  const scaling = config.object('rope_scaling') ?? {}
+  const modern = config.object('rope_parameters') ?? {}
+  const given = Object.keys(scaling).length > 0 ? scaling : modern
   const theta = config.optionalNumber('rope_theta') ?? defaults.theta
-  // A config of transformers 5 with one kind of layer may nest its parameters all the same.
-  const nested = Object.values(given).find(
-    (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
-  )
-  const entry = (nested ?? given) as Record<string, unknown>
-  return readEntry(config, entry, { ...defaults, theta })
+  // transformers 5 may nest the parameters by kind of layer, even where all kinds turn alike.
+  const nested = Object.values(given).filter(isObject)
+  if (nested.some((entry) => JSON.stringify(entry) !== JSON.stringify(nested[0]))) {
+    throw invalid('rope_parameters', given, 'the same for all kinds of layers in this architecture')
+  }
+  return readEntry(config, nested[0] ?? given, { ...defaults, theta })
 }
 
 /** Gemma 3: full and sliding attention turn with their own parameters. */
@@ -70,7 +70,13 @@ export function readRopeByLayerType(
 ): { full: RopeParameters; sliding: RopeParameters } {
   const { modelPositions } = defaults
   const modern = config.object('rope_parameters') ?? {}
-  const entry = (name: string) => (modern[name] ?? {}) as Record<string, unknown>
+  const entry = (name: string) => {
+    const value = modern[name] ?? {}
+    if (!isObject(value)) {
+      throw invalid(`rope_parameters.${name}`, value, 'an object')
+    }
+    return value
+  }
   const full = { ...entry('full_attention'), ...config.object('rope_scaling') }
   const fullTheta = config.optionalNumber('rope_theta') ?? defaults.fullTheta
   const slidingTheta = config.optionalNumber('rope_local_base_freq') ?? defaults.slidingTheta
@@ -78,6 +84,10 @@ export function readRopeByLayerType(
     full: readEntry(config, full, { modelPositions, theta: fullTheta }),
     sliding: readEntry(config, entry('sliding_attention'), { modelPositions, theta: slidingTheta }),
   }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function readEntry(config: ConfigFields, entry: Record<string, unknown>, defaults: RopeDefaults): RopeParameters {

@@ -6,52 +6,64 @@ import { basename, join } from 'node:path'
 import { isFloatDtype } from '../formats/float16.ts'
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from '../formats/safetensors.ts'
 import { ModelError } from './model-error.ts'
+import { product, tensorCandidates } from './tensor-candidates.ts'
 
 export interface WeightFiles {
+  has(name: string): boolean
+  /** Do two tensors of one size hold the same numbers? */
+  equal(name: string, other: string): Promise<boolean>
   /** Widened to float32. */
   read(name: string, out?: Float32Array): Promise<Float32Array>
   /** The files' names, sizes, headers, and samples of every tensor. */
   addTo(hash: Hash): Promise<void>
-  warnings: string[]
+  /** Tensors that nothing wanted. */
+  unused(): string[]
   close(): Promise<void>
 }
 
-interface Place {
+interface StoredTensor {
   file: SafetensorsFile
   entry: SafetensorsEntry
+}
+
+/** The tensor itself, or a part of one that holds several. */
+interface Place extends StoredTensor {
+  first: number
+  elements: number
 }
 
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
 /** What some checkpoints keep beside the weights: masks and frequencies that the code makes itself. */
 const COMPUTED = /(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|position_ids)$/
-/** Prefixes of the model inside its class; checkpoints of the bare model lack them (GPT-2 as first published). */
-const PREFIXES = ['transformer.', 'model.']
-
-/** `wanted`: every tensor that must be there, with its shape. */
+/** `wanted`: every tensor that must be there, with its shape; `experts`: how many a layer has, if any. */
 export async function openWeightFiles(
   directory: string,
   wanted: ReadonlyMap<string, readonly number[]>,
+  experts?: number,
 ): Promise<WeightFiles> {
   const files: SafetensorsFile[] = []
   try {
     for (const name of await weightFileNames(directory)) {
       files.push(await openWeightFile(join(directory, name)))
     }
-    const places = new Map<string, Place>()
+    const stored = new Map<string, StoredTensor>()
     for (const file of files) {
       for (const entry of file.header.tensors.values()) {
-        places.set(entry.name, { file, entry })
+        stored.set(entry.name, { file, entry })
       }
     }
-    const found = new Map<string, Place>()
-    for (const [name, shape] of wanted) {
-      found.set(name, find(places, name, shape))
-    }
+    const places = new Map([...wanted].map(([name, shape]) => [name, find(stored, name, shape, experts)]))
+    const place = (name: string) => places.get(name) ?? find(stored, name)
     return {
-      read: (name, out) => found.get(name)!.file.read(found.get(name)!.entry.name, out),
+      has: (name) => stored.has(name),
+      equal: (name, other) => equalTensors(place(name), place(other)),
+      read: (name, out) => {
+        const { file, entry, first, elements } = place(name)
+        return file.readPart(entry.name, first, out ?? new Float32Array(elements))
+      },
       addTo: (hash) => addFiles(hash, files),
-      warnings: unusedTensors(places, found),
+      unused: () => unusedTensors(stored, places),
       close: async () => {
         await Promise.all(files.map((file) => file.close()))
       },
@@ -101,33 +113,57 @@ async function openWeightFile(path: string): Promise<SafetensorsFile> {
   }
 }
 
-function find(places: ReadonlyMap<string, Place>, name: string, shape: readonly number[]): Place {
-  const prefix = PREFIXES.find((it) => name.startsWith(it)) ?? ''
-  const place = places.get(name) ?? places.get(name.slice(prefix.length))
-  if (place === undefined) {
-    throw new ModelError(`the weight files lack the tensor '${name}' [${shape.join(', ')}]`)
+function find(
+  stored: ReadonlyMap<string, StoredTensor>,
+  name: string,
+  shape?: readonly number[],
+  experts?: number,
+): Place {
+  for (const candidate of tensorCandidates(name, shape, experts)) {
+    const tensor = stored.get(candidate.name)
+    if (tensor !== undefined) {
+      checkTensor(tensor, candidate.shape)
+      const elements = shape === undefined ? tensor.entry.elements : product(shape)
+      return { ...tensor, first: candidate.part * elements, elements }
+    }
   }
-  const { entry, file } = place
-  if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i])) {
-    const sizes = `[${entry.shape.join(', ')}]; config.json means [${shape.join(', ')}]`
-    throw new ModelError(`${basename(file.path)} has '${name}' ${sizes}`)
-  }
-  if (!isFloatDtype(entry.dtype) || entry.dtype.startsWith('F8')) {
-    throw new ModelError(`${basename(file.path)} has '${name}' as ${entry.dtype}; served: F32, F16, BF16, F64`)
-  }
-  return place
+  throw new ModelError(`the weight files lack the tensor '${name}' [${shape?.join(', ')}]`)
 }
 
-function unusedTensors(places: ReadonlyMap<string, Place>, found: ReadonlyMap<string, Place>): string[] {
-  const used = new Set([...found.values()].map(({ entry }) => entry.name))
-  const unused = [...places.keys()].filter((name) => !used.has(name) && !COMPUTED.test(name))
-  if (unused.length === 0) {
-    return []
+function checkTensor({ entry, file }: StoredTensor, shape: readonly number[] | undefined): void {
+  if (
+    shape !== undefined &&
+    (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i]))
+  ) {
+    const sizes = `[${entry.shape.join(', ')}]; config.json means [${shape.join(', ')}]`
+    throw new ModelError(`${basename(file.path)} has '${entry.name}' ${sizes}`)
   }
-  const some = unused.slice(0, 5).join(', ')
-  return [
-    `the weight files have ${unused.length} tensors that the model does not use: ${some}${unused.length > 5 ? ', …' : ''}`,
-  ]
+  if (!isFloatDtype(entry.dtype) || entry.dtype.startsWith('F8')) {
+    throw new ModelError(`${basename(file.path)} has '${entry.name}' as ${entry.dtype}; served: F32, F16, BF16, F64`)
+  }
+}
+
+function unusedTensors(stored: ReadonlyMap<string, StoredTensor>, places: ReadonlyMap<string, Place>): string[] {
+  const used = new Set([...places.values()].map(({ entry }) => entry.name))
+  return [...stored.keys()].filter((name) => !used.has(name) && !COMPUTED.test(name))
+}
+
+const COMPARED_AT_ONCE = 1 << 20
+
+async function equalTensors(a: Place, b: Place): Promise<boolean> {
+  if (a.elements !== b.elements) {
+    return false
+  }
+  const read = (place: Place, at: number, length: number) =>
+    place.file.readPart(place.entry.name, place.first + at, new Float32Array(length))
+  for (let at = 0; at < a.elements; at += COMPARED_AT_ONCE) {
+    const length = Math.min(COMPARED_AT_ONCE, a.elements - at)
+    const [left, right] = await Promise.all([read(a, at, length), read(b, at, length)])
+    if (!left.every((value, i) => value === right[i])) {
+      return false
+    }
+  }
+  return true
 }
 
 /** Two samples of a tensor, at its start and in its middle, tell fine-tunes of one model apart. */

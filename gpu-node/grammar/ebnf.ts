@@ -1,0 +1,65 @@
+/** Prints a grammar in xgrammar's EBNF (W3C notation, `#` comments, C escapes; TagDispatch for free text with triggers). */
+
+import type { CharSet } from './char-set.ts'
+import type { Expr } from './expr.ts'
+
+export function toEbnf(rules: ReadonlyMap<string, Expr>, root: Expr): string {
+  const lines = [`root ::= ${print(root, false)}`]
+  for (const [name, expr] of rules) {
+    lines.push(`${name} ::= ${print(expr, false)}`)
+  }
+  return `${lines.join('\n')}\n`
+}
+
+function print(expr: Expr, nested: boolean): string {
+  switch (expr.kind) {
+    case 'text':
+      return `"${[...expr.text].map(escapeInText).join('')}"`
+    case 'chars':
+      return printSet(expr.set)
+    case 'rule':
+      return expr.name
+    case 'sequence':
+      return parenthesise(expr.items.map((item) => print(item, true)).join(' '), nested)
+    case 'choice':
+      return parenthesise(expr.items.map((item) => print(item, true)).join(' | '), nested)
+    case 'repeat':
+      return `${print(expr.item, true)}${printTimes(expr.min, expr.max)}`
+    case 'dispatch': {
+      const tags = expr.tags.map((tag) => `(${print({ kind: 'text', text: tag.trigger }, true)}, ${tag.then})`)
+      return `TagDispatch(${tags.join(', ')}, stop_eos=true, stop_str=(), loop_after_dispatch=true)`
+    }
+  }
+}
+
+function parenthesise(inner: string, nested: boolean): string {
+  return nested ? `(${inner})` : inner
+}
+
+function printTimes(min: number, max: number | undefined): string {
+  if (max === undefined) {
+    return min === 0 ? '*' : min === 1 ? '+' : `{${min},}`
+  }
+  return min === 0 && max === 1 ? '?' : min === max ? `{${min}}` : `{${min},${max}}`
+}
+
+function printSet(set: CharSet): string {
+  const ranges = set.map(([low, high]) =>
+    low === high ? escapeInSet(low) : `${escapeInSet(low)}-${escapeInSet(high)}`,
+  )
+  return `[${ranges.join('')}]`
+}
+
+function escapeInText(char: string): string {
+  const point = char.codePointAt(0) ?? 0
+  return point >= 0x20 && point < 0x7f && char !== '"' && char !== '\\' ? char : hexEscape(point)
+}
+
+function escapeInSet(point: number): string {
+  const char = String.fromCodePoint(point)
+  return /[A-Za-z0-9]/.test(char) ? char : hexEscape(point)
+}
+
+function hexEscape(point: number): string {
+  return point > 0xffff ? `\\U${point.toString(16).padStart(8, '0')}` : `\\u${point.toString(16).padStart(4, '0')}`
+}

@@ -1,0 +1,220 @@
+/**
+ * The words of JSON (RFC 8259) as grammar rules. Where JSON leaves the writer free without bound, a bound is set, so that a
+ * weak model cannot write for ever: one whitespace character at a time, numbers of at most 16 + 16 digits.
+ */
+
+import { ANY_CHAR, type CharSet, charSet, chars, intersect, without } from './char-set.ts'
+import { choice, type Expr, oneOf, optional, type RuleBook, repeat, sequence, text } from './expr.ts'
+
+/** Digits after the first one, and in a fraction. 17 digits already name any double. */
+const MAX_MORE_DIGITS = 15
+const MAX_FRACTION_DIGITS = 16
+
+/** Characters that stand in a JSON string for themselves; DEL and the line separators are legal too. */
+const PLAIN = without(ANY_CHAR, charSet([1, 0x1f], [0x22, 0x22], [0x5c, 0x5c]))
+const SHORT_ESCAPES: readonly (readonly [number, string])[] = [
+  [0x22, '\\"'],
+  [0x5c, '\\\\'],
+  [0x0a, '\\n'],
+  [0x0d, '\\r'],
+  [0x09, '\\t'],
+  [0x08, '\\b'],
+  [0x0c, '\\f'],
+]
+
+const HEX = chars('0-9A-Fa-f')
+const QUOTE = text('"')
+export const DIGIT = oneOf(chars('0-9'))
+
+export function whitespace(book: RuleBook): Expr {
+  return book.rule('ws', () => optional(oneOf(chars(' \n\t'))))
+}
+
+/** One character of a string's content, in any of its spellings; an escaped surrogate pair is one character. */
+export function stringChar(book: RuleBook): Expr {
+  return book.rule('char', () => choice(oneOf(PLAIN), sequence(text('\\'), book.rule('escape', escapeSequence))))
+}
+
+function escapeSequence(): Expr {
+  const hex = oneOf(HEX)
+  const d = oneOf(chars('Dd'))
+  return choice(
+    oneOf(chars('"\\/bfnrt')),
+    sequence(
+      text('u'),
+      choice(
+        sequence(oneOf(chars('0-9A-CE-Fa-ce-f')), hex, hex, hex),
+        sequence(d, oneOf(chars('0-7')), hex, hex),
+        sequence(d, oneOf(chars('89ABab')), hex, hex, text('\\u'), d, oneOf(chars('C-Fc-f')), hex, hex),
+      ),
+    ),
+  )
+}
+
+export function anyString(book: RuleBook): Expr {
+  return book.rule('string', () => sequence(QUOTE, repeat(stringChar(book), 0), QUOTE))
+}
+
+export function boundedString(book: RuleBook, minLength: number, maxLength: number | undefined): Expr {
+  return minLength === 0 && maxLength === undefined
+    ? anyString(book)
+    : sequence(QUOTE, repeat(stringChar(book), minLength, maxLength), QUOTE)
+}
+
+/** A string whose content, unescaped, matches `content`. */
+export function stringOf(content: Expr): Expr {
+  return sequence(QUOTE, escapeContent(content), QUOTE)
+}
+
+function escapeContent(expr: Expr): Expr {
+  switch (expr.kind) {
+    case 'text':
+      return text(JSON.stringify(expr.text).slice(1, -1))
+    case 'chars':
+      return escapeChars(expr.set)
+    case 'sequence':
+      return sequence(...expr.items.map(escapeContent))
+    case 'choice':
+      return choice(...expr.items.map(escapeContent))
+    case 'repeat':
+      return repeat(escapeContent(expr.item), expr.min, expr.max)
+    case 'rule':
+    case 'dispatch':
+      throw new TypeError('only a self-contained expression can be put in a JSON string')
+  }
+}
+
+function escapeChars(set: CharSet): Expr {
+  const escaped = SHORT_ESCAPES.filter(([point]) => intersect(set, charSet([point, point])).length > 0)
+  return choice(oneOf(intersect(set, PLAIN)), ...escaped.map(([, spelling]) => text(spelling)))
+}
+
+/**
+ * A string that is none of `names`: the tree of the names' characters, left at some character or in the middle. Without
+ * escapes, so that no name can come back in another spelling.
+ */
+export function stringExcept(book: RuleBook, names: readonly string[]): Expr {
+  if (names.length === 0) {
+    return anyString(book)
+  }
+  const rest = book.rule('plain', () => repeat(oneOf(PLAIN), 0))
+  const tree = (suffixes: readonly string[][]): Expr => {
+    const byFirst = new Map<string, string[][]>()
+    for (const [first, ...tail] of suffixes) {
+      if (first !== undefined) {
+        byFirst.set(first, [...(byFirst.get(first) ?? []), tail])
+      }
+    }
+    const points = [...byFirst.keys()].map((char): [number, number] => [
+      char.codePointAt(0) ?? 0,
+      char.codePointAt(0) ?? 0,
+    ])
+    const isName = suffixes.some((suffix) => suffix.length === 0)
+    return choice(
+      ...(isName ? [] : [text('')]),
+      sequence(oneOf(without(PLAIN, charSet(...points))), rest),
+      ...[...byFirst].map(([first, tails]) => sequence(oneOf(intersect(PLAIN, chars(first))), tree(tails))),
+    )
+  }
+  return sequence(QUOTE, tree(names.map((name) => [...name])), QUOTE)
+}
+
+export function integer(): Expr {
+  return sequence(optional(text('-')), unsignedInteger())
+}
+
+export function unsignedInteger(): Expr {
+  return choice(text('0'), sequence(oneOf(chars('1-9')), repeat(DIGIT, 0, MAX_MORE_DIGITS)))
+}
+
+export function fraction(maxDigits = MAX_FRACTION_DIGITS): Expr {
+  return optional(sequence(text('.'), repeat(DIGIT, 1, maxDigits)))
+}
+
+export function number(): Expr {
+  const exponent = optional(sequence(oneOf(chars('eE')), optional(oneOf(chars('+-'))), repeat(DIGIT, 1, 2)))
+  return sequence(integer(), fraction(), exponent)
+}
+
+export function integerRule(book: RuleBook): Expr {
+  return book.rule('integer', integer)
+}
+
+export function numberRule(book: RuleBook): Expr {
+  return book.rule('number', number)
+}
+
+export function booleanRule(book: RuleBook): Expr {
+  return book.rule('boolean', () => choice(text('true'), text('false')))
+}
+
+export function anyValue(book: RuleBook): Expr {
+  return book.rule('value', () =>
+    choice(anyObject(book), anyArray(book), anyString(book), numberRule(book), booleanRule(book), text('null')),
+  )
+}
+
+export function anyObject(book: RuleBook): Expr {
+  return book.rule('object', () => objectOf(book, pair(book, anyString(book), anyValue(book)), 0, undefined))
+}
+
+export function anyArray(book: RuleBook): Expr {
+  return book.rule('array', () => arrayOf(book, anyValue(book), 0, undefined))
+}
+
+export function pair(book: RuleBook, key: Expr, value: Expr): Expr {
+  return sequence(key, text(':'), whitespace(book), value)
+}
+
+export function comma(book: RuleBook): Expr {
+  return sequence(text(','), whitespace(book))
+}
+
+/** `content` is what stands between the brackets when there is something; `mayBeEmpty` allows nothing. */
+export function bracketed(book: RuleBook, open: string, close: string, content: Expr, mayBeEmpty: boolean): Expr {
+  const ws = whitespace(book)
+  const filled = sequence(ws, content, ws, text(close))
+  return sequence(text(open), choice(filled, ...(mayBeEmpty ? [text(close)] : [])))
+}
+
+export function objectOf(book: RuleBook, member: Expr, min: number, max: number | undefined): Expr {
+  return bracketed(book, '{', '}', listOf(book, member, min, max), min === 0)
+}
+
+export function arrayOf(book: RuleBook, item: Expr, min: number, max: number | undefined): Expr {
+  return bracketed(book, '[', ']', listOf(book, item, min, max), min === 0)
+}
+
+/** One item or more, at least `min` and at most `max`, with commas between. */
+export function listOf(book: RuleBook, item: Expr, min: number, max: number | undefined): Expr {
+  const shared = book.share('item', item)
+  const more = repeat(sequence(comma(book), shared), Math.max(0, min - 1), max === undefined ? undefined : max - 1)
+  return max === 0 ? { kind: 'choice', items: [] } : sequence(shared, more)
+}
+
+/** Exactly this value, object keys in their order. */
+export function literal(book: RuleBook, value: unknown): Expr {
+  if (Array.isArray(value)) {
+    return value.length === 0
+      ? text('[]')
+      : bracketed(
+          book,
+          '[',
+          ']',
+          separated(
+            book,
+            value.map((v) => literal(book, v)),
+          ),
+          false,
+        )
+  }
+  if (typeof value === 'object' && value !== null) {
+    const members = Object.entries(value).map(([key, v]) => pair(book, text(JSON.stringify(key)), literal(book, v)))
+    return members.length === 0 ? text('{}') : bracketed(book, '{', '}', separated(book, members), false)
+  }
+  return text(JSON.stringify(value))
+}
+
+export function separated(book: RuleBook, items: readonly Expr[]): Expr {
+  return sequence(...items.flatMap((item, i) => (i === 0 ? [item] : [comma(book), item])))
+}

@@ -34,13 +34,27 @@ export const heartbeatSchema = z.object({
   maxSequences: z.number().int().positive(),
   /** Prompt and generated tokens together, most per sequence. */
   maxPositions: z.number().int().positive(),
+  /** Sequences accepted and not yet ended, those that wait included. */
   inFlight: z.number().int().nonnegative(),
+  /** Of these, the ones that wait for a row. */
   queued: z.number().int().nonnegative(),
   draining: z.boolean(),
   /** `leaving: true` is the node's last word: it leaves the ring at once. */
   leaving: z.boolean().default(false),
   /** Random per process: a restart under the same id is told from a flap. */
   bootId: z.string().max(64),
-  resident: z.array(residentAdapterSchema).max(100_000),
+  /** Absent: unchanged since the list that was sent with the same `bootId` and `residentVersion`. */
+  resident: z.array(residentAdapterSchema).max(100_000).optional(),
+  /** Raised by the sender with every change of `resident`. */
+  residentVersion: z.number().int().nonnegative().default(0),
 })
 export type Heartbeat = z.infer<typeof heartbeatSchema>
+
+/** What the edge answers to an accepted heartbeat. */
+export interface HeartbeatAnswer {
+  accepted: true
+  /** The edge does not know the list that `residentVersion` names: send it now. */
+  wantResident: boolean
+  /** An operator drains this node: no new requests come; it may leave when nothing is in flight. */
+  draining: boolean
+}

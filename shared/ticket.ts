@@ -6,6 +6,7 @@
 import type { AdapterSelection } from './adapter-ref.ts'
 import { fromBase64Url, toBase64Url } from './base64url.ts'
 import { RingletError } from './errors.ts'
+import { type SigningKeys, signText, verifyText } from './hmac.ts'
 
 /** Headers between edge and node. The edge strips every `x-ringlet-*` that comes from outside. */
 export const TICKET_HEADER = 'x-ringlet-ticket'
@@ -45,10 +46,7 @@ export interface Ticket {
   expiresAt: number
 }
 
-/** Signing keys by key id. The first signs; all verify, so that a secret can be rotated without downtime. */
-export interface TicketKeys {
-  keys: readonly { id: string; secret: string }[]
-}
+export type TicketKeys = SigningKeys
 
 export async function mintTicket(ticket: Ticket, keys: TicketKeys): Promise<string> {
   const key = keys.keys[0]
@@ -57,8 +55,7 @@ export async function mintTicket(ticket: Ticket, keys: TicketKeys): Promise<stri
   }
   const payload = toBase64Url(new TextEncoder().encode(JSON.stringify(ticket)))
   const head = `${key.id}.${payload}`
-  const signature = await crypto.subtle.sign('HMAC', await importKey(key.secret), new TextEncoder().encode(head))
-  return `${head}.${toBase64Url(new Uint8Array(signature))}`
+  return `${head}.${await signText(head, key.secret)}`
 }
 
 /** Checks signature, node and expiry. Replay is the node's to check: it alone remembers ticket ids. */
@@ -68,13 +65,7 @@ export async function verifyTicket(text: string, keys: TicketKeys, nodeId: strin
     throw new RingletError('ticket_invalid', 'the ticket is malformed')
   }
   const key = keys.keys.find((candidate) => candidate.id === keyId)
-  const given = fromBase64Url(signature)
-  if (key === undefined || given === undefined) {
-    throw new RingletError('ticket_invalid', 'the ticket is not signed with a known key')
-  }
-  const head = new TextEncoder().encode(`${keyId}.${payload}`)
-  // WebCrypto's verify compares in constant time.
-  if (!(await crypto.subtle.verify('HMAC', await importKey(key.secret), given, head))) {
+  if (key === undefined || !(await verifyText(`${keyId}.${payload}`, signature, key.secret))) {
     throw new RingletError('ticket_invalid', 'the ticket is not signed with a known key')
   }
   const bytes = fromBase64Url(payload)
@@ -90,20 +81,4 @@ export async function verifyTicket(text: string, keys: TicketKeys, nodeId: strin
     throw new RingletError('ticket_expired', 'the ticket has expired')
   }
   return ticket
-}
-
-type ImportedKey = ReturnType<typeof crypto.subtle.importKey>
-
-const imported = new Map<string, ImportedKey>()
-
-/** Importing a key costs more than a signature; a process holds two or three. */
-function importKey(secret: string): ImportedKey {
-  const known = imported.get(secret)
-  if (known !== undefined) {
-    return known
-  }
-  const algorithm = { name: 'HMAC', hash: 'SHA-256' }
-  const key = crypto.subtle.importKey('raw', new TextEncoder().encode(secret), algorithm, false, ['sign', 'verify'])
-  imported.set(secret, key)
-  return key
 }

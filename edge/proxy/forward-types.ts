@@ -6,6 +6,7 @@
 import type { AdapterSelection } from '../../shared/adapter-ref.ts'
 import type { Ticket, TicketAction, TicketKeys } from '../../shared/ticket.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+import type { ProxyState } from './proxy-state.ts'
 
 /** One authorised request, ready to be sent to a node. */
 export interface ForwardRequest {
@@ -67,6 +68,10 @@ export interface ForwardUsage {
 /** What the proxy needs from its surroundings. `now` is in unix milliseconds, `random` in [0, 1). */
 export interface ForwardDeps {
   fleet: () => Promise<FleetSnapshot>
+  /** The isolate's memory between requests; made once, at the isolate's start. */
+  state: ProxyState
+  /** Keeps the request's context alive for a prefetch hint that nobody waits for. */
+  waitUntil: (work: Promise<unknown>) => void
   ticketKeys: TicketKeys
   /** Keys the rendezvous hash, so that tenants can't choose ids that land on one node. */
   routingSecret: string
@@ -86,13 +91,13 @@ export interface ForwardDeps {
 export type Forward = (request: ForwardRequest, deps: ForwardDeps) => Promise<Response>
 
 /*
- * Also asked of the neighbours:
- *  edge/fleet/fleet-snapshot.ts   `FleetSnapshot` with `nodes: readonly FleetNode[]` (a heartbeat's fields, alive ones only)
- *                                 and `baseModels: readonly string[]`
- *  edge/fleet/fleet-client.ts     `getFleetSnapshot(registry: DurableObjectNamespace, now: number): Promise<FleetSnapshot>`,
- *                                 `drainNode(registry, nodeId, draining: boolean): Promise<boolean>` (false: no such node),
- *                                 `fleetRoutes(options)`: a Hono app with POST /fleet/heartbeat
- *  edge/fleet/fleet-registry.ts   the Durable Object class `FleetRegistry`
- *  edge/routing/                  `likelyNode(placementKey, snapshot, routingSecret): FleetNode | undefined`, and
- *                                 `explainPlacement(selection, placementKey, snapshot, routingSecret)`: a JSON value
+ * What a Worker puts together around this:
+ *  once an isolate     `fleetView = createFleetView({ now })` (edge/fleet/fleet-view.ts)
+ *                      `state = createProxyState({ now })` (edge/proxy/proxy-state.ts)
+ *  from its bindings   `registry: FleetRegistryBinding = { namespace: env.FLEET, shards, locationHint? }` (edge/fleet/fleet-client.ts)
+ *  per request         `fleet: () => fleetView.snapshot(registry, waitUntil)`
+ *  nodes' door         `fleetRoutes({ joinKeys, registry, now })` (edge/fleet/fleet-routes.ts), POST /fleet/heartbeat
+ *  operators           `drainNode(registry, nodeId, draining)`; `explainPlacement` (edge/routing/explain.ts)
+ *  before the check    `prefetchEarly(...)` (edge/proxy/prefetch.ts): tells the likely node while the adapter's home answers
+ *  exported class      `FleetRegistry` (edge/fleet/fleet-registry.ts), a Durable Object with SQLite storage
  */

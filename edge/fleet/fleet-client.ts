@@ -1,0 +1,39 @@
+/** How the Worker speaks to the registry: which shard hears a node, and one call for each thing a shard can do. */
+
+import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
+import { nodeHash } from '../routing/hash.ts'
+import type { FleetRegistry } from './fleet-registry.ts'
+import { toResidentHashes } from './resident-index.ts'
+
+export interface FleetRegistryBinding {
+  namespace: DurableObjectNamespace<FleetRegistry>
+  /** One shard hears about 250 nodes at ease: 1 for small fleets, 8 for 1,000 nodes. */
+  shards: number
+  /** Where the shards are made, e.g. `weur`; without it near the first node that speaks. */
+  locationHint?: DurableObjectLocationHint
+}
+
+export async function reportHeartbeat(
+  registry: FleetRegistryBinding,
+  heartbeat: Heartbeat,
+  sentAt: number,
+): Promise<HeartbeatAnswer> {
+  const { resident, ...light } = heartbeat
+  const hashes = resident === undefined ? undefined : toResidentHashes(resident)
+  return await shardOf(registry, heartbeat.nodeId).report(light, hashes, sentAt)
+}
+
+/** Takes a node out of placement for new requests, or back in. `false`: no such node. */
+export async function drainNode(registry: FleetRegistryBinding, nodeId: string, draining: boolean): Promise<boolean> {
+  return await shardOf(registry, nodeId).drain(nodeId, draining)
+}
+
+export function fleetShard(registry: FleetRegistryBinding, shard: number): DurableObjectStub<FleetRegistry> {
+  const { namespace, locationHint } = registry
+  const id = namespace.idFromName(`shard-${shard}`)
+  return locationHint === undefined ? namespace.get(id) : namespace.get(id, { locationHint })
+}
+
+function shardOf(registry: FleetRegistryBinding, nodeId: string): DurableObjectStub<FleetRegistry> {
+  return fleetShard(registry, nodeHash(nodeId) % registry.shards)
+}

@@ -1,0 +1,54 @@
+/** The door for nodes: `POST /fleet/heartbeat`, open to whoever signs with a join key, and to nobody else. */
+
+import { Hono } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import { RingletError } from '../../shared/errors.ts'
+import { HEARTBEAT_PATH, HEARTBEAT_SIGNATURE_HEADER, heartbeatSchema } from '../../shared/fleet.ts'
+import { verifyHeartbeat } from '../../shared/heartbeat-signature.ts'
+import type { SigningKeys } from '../../shared/hmac.ts'
+import { type FleetRegistryBinding, reportHeartbeat } from './fleet-client.ts'
+
+/** About 100,000 residents with ordinary names. */
+const MAX_HEARTBEAT_BYTES = 16 * 1024 * 1024
+
+export interface FleetRoutesOptions<E extends object> {
+  joinKeys: (env: E) => SigningKeys
+  registry: (env: E) => FleetRegistryBinding
+  now: () => number
+}
+
+export function fleetRoutes<E extends object>(options: FleetRoutesOptions<E>): Hono<{ Bindings: E }> {
+  const app = new Hono<{ Bindings: E }>()
+  const limit = bodyLimit({
+    maxSize: MAX_HEARTBEAT_BYTES,
+    onError: () => {
+      throw new RingletError('body_too_large', `a heartbeat has at most ${MAX_HEARTBEAT_BYTES} bytes`)
+    },
+  })
+  app.post(HEARTBEAT_PATH, limit, async (c) => {
+    const env = c.env as E
+    const body = await c.req.text()
+    const signature = c.req.header(HEARTBEAT_SIGNATURE_HEADER)
+    const sentAt = await verifyHeartbeat(signature, body, options.joinKeys(env), options.now())
+    const heartbeat = parseHeartbeat(body)
+    return c.json(await reportHeartbeat(options.registry(env), heartbeat, sentAt))
+  })
+  return app
+}
+
+/** Signed, but by a node that may be of another version: checked all the same. */
+function parseHeartbeat(body: string) {
+  let value: unknown
+  try {
+    value = JSON.parse(body)
+  } catch (cause) {
+    throw new RingletError('body_malformed', 'the heartbeat is no JSON', { cause })
+  }
+  const parsed = heartbeatSchema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    const param = issue?.path.join('.') ?? ''
+    throw new RingletError('field_invalid', `heartbeat field ${param}: ${issue?.message ?? 'invalid'}`, { param })
+  }
+  return parsed.data
+}

@@ -1,0 +1,118 @@
+/** An isolate's picture of the fleet: a second or two old, refreshed behind requests, kept while the registry is slow. */
+
+import { type FleetRegistryBinding, fleetShard } from './fleet-client.ts'
+import type { ShardReport } from './fleet-registry.ts'
+import { createFleetSnapshot, type FleetNode, type FleetSnapshot } from './fleet-snapshot.ts'
+import { createResidentIndex, NO_RESIDENTS } from './resident-index.ts'
+
+/** Older than this, the next request refreshes it. */
+const REFRESH_MS = 1_000
+/** A request waits for the registry only when the picture is older than this, or there is none yet. */
+const STALE_MS = 10_000
+/** Longest wait for a shard; after it the nodes known of that shard stay as they were. */
+const SHARD_TIMEOUT_MS = 1_500
+
+export interface FleetView {
+  /** `waitUntil` keeps the request's context alive for a refresh that nobody waits for. */
+  snapshot: (registry: FleetRegistryBinding, waitUntil: (work: Promise<unknown>) => void) => Promise<FleetSnapshot>
+}
+
+export interface FleetViewOptions {
+  now: () => number
+  /** Asks one shard; replaced in tests of slowness. */
+  read?: (registry: FleetRegistryBinding, shard: number, run: string, cursor: number) => Promise<ShardReport>
+  shardTimeoutMs?: number
+}
+
+interface ShardState {
+  run: string
+  cursor: number
+  nodes: Map<string, FleetNode>
+}
+
+/** One an isolate, made at its start. */
+export function createFleetView(options: FleetViewOptions): FleetView {
+  const { now, shardTimeoutMs = SHARD_TIMEOUT_MS } = options
+  const read = options.read ?? ((registry, shard, run, cursor) => fleetShard(registry, shard).read(run, cursor))
+  let shards: ShardState[] = []
+  let held: FleetSnapshot | undefined
+  /** When a refresh began that has not ended. Not a promise: one request must not wait for another's I/O in workerd. */
+  let refreshingSince: number | undefined
+  /** When the last refresh ended, whatever it brought: a shard that hangs makes one request in ten seconds wait, not each. */
+  let refreshedAt = Number.NEGATIVE_INFINITY
+
+  const refresh = async (registry: FleetRegistryBinding): Promise<void> => {
+    const startedAt = now()
+    refreshingSince = startedAt
+    if (shards.length !== registry.shards) {
+      shards = Array.from({ length: registry.shards }, () => ({ run: '', cursor: -1, nodes: new Map() }))
+    }
+    const current = shards
+    const answers = await Promise.all(
+      current.map(async (state, shard) => {
+        const { run, cursor } = state
+        const report = await withTimeout(read(registry, shard, run, cursor), shardTimeoutMs)
+        // Two refreshes may overlap; the later cursor wins.
+        if (report !== undefined && !(state.run === report.run && state.cursor > report.cursor)) {
+          current[shard] = applyReport(state, report, now())
+        }
+        return report !== undefined
+      }),
+    )
+    if (refreshingSince === startedAt) {
+      refreshingSince = undefined
+    }
+    refreshedAt = now()
+    if (answers.some((answered) => answered) || held === undefined) {
+      const nodes = current.flatMap((state) => [...state.nodes.values()])
+      const takenAt = answers.every((answered) => answered) ? now() : (held?.takenAt ?? 0)
+      held = createFleetSnapshot(nodes, takenAt)
+    }
+  }
+
+  return {
+    snapshot: async (registry, waitUntil) => {
+      const age = now() - refreshedAt
+      // A refresh whose request was cancelled never ends; after its longest time another may start.
+      const busy = refreshingSince !== undefined && now() - refreshingSince < 2 * shardTimeoutMs
+      if (held !== undefined && (age < REFRESH_MS || busy)) {
+        return held
+      }
+      const work = refresh(registry)
+      waitUntil(work)
+      if (held === undefined || age > STALE_MS) {
+        await work
+      }
+      return held ?? createFleetSnapshot([], 0)
+    },
+  }
+}
+
+function applyReport(state: ShardState, report: ShardReport, now: number): ShardState {
+  const changed = new Map(report.residents.map(({ nodeId, hashes }) => [nodeId, createResidentIndex(hashes)]))
+  const nodes = report.nodes.map(({ report: node, ageMs, damped }): FleetNode => {
+    // A restarted shard has not heard the lists again yet; a restarted node holds nothing of what it held.
+    const before = state.nodes.get(node.nodeId)
+    const kept = before?.bootId === node.bootId ? before.resident : NOTHING_RESIDENT
+    return { ...node, lastSeenAt: now - ageMs, damped, resident: changed.get(node.nodeId) ?? kept }
+  })
+  return { run: report.run, cursor: report.cursor, nodes: new Map(nodes.map((node) => [node.nodeId, node])) }
+}
+
+const NOTHING_RESIDENT = createResidentIndex(NO_RESIDENTS)
+
+/** `undefined` when the shard failed or took too long: the caller keeps what it has. */
+async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T | undefined> {
+  let timer: ReturnType<typeof setTimeout> | null = null
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), timeoutMs)
+  })
+  try {
+    return await Promise.race([work, late])
+  } catch {
+    // The registry being away is expected and shows in the snapshot's age, which /health and the admin API report.
+    return undefined
+  } finally {
+    clearTimeout(timer)
+  }
+}

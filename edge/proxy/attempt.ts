@@ -1,0 +1,151 @@
+/** One try at one node, up to its headers: what came of it, and may another node be tried? */
+
+import { ERROR_KINDS, type ErrorCode } from '../../shared/errors.ts'
+import type { Route } from '../routing/router.ts'
+import type { ForwardDeps, ForwardRequest } from './forward-types.ts'
+import { createNodeRequest } from './node-request.ts'
+import { throwIfEnded } from './request-end.ts'
+
+/** A node's refusal, whole: passed on as it is when nothing else helps. */
+export interface Refusal {
+  status: number
+  headers: Headers
+  body: string
+  code: ErrorCode | undefined
+}
+
+/** A node that answers with success. Its owner must call `close` at the end, whatever the end is. */
+export interface Connection {
+  route: Route
+  response: Response
+  /** Ends the node's request if it still runs, and gives the node's load back. */
+  close: () => void
+  /** Restarts the clock of `guard`. */
+  alive: () => void
+}
+
+export type AttemptOutcome =
+  | { kind: 'connected'; connection: Connection }
+  | { kind: 'refused'; refusal: Refusal; retry: boolean }
+  | { kind: 'unreachable' }
+
+export async function attemptNode(
+  request: ForwardRequest,
+  route: Route,
+  deps: ForwardDeps,
+  delivered?: string,
+): Promise<AttemptOutcome> {
+  const { timings } = deps.state
+  const guard = guardNode(request, route, deps, request.stream ? timings.streamHeadersMs : timings.replyMs)
+  const close = () => {
+    guard.stop()
+    route.release()
+  }
+  try {
+    throwIfEnded(request)
+    const { url, init } = await createNodeRequest(request, route.node, deps, delivered)
+    const response = await deps.fetch(url, { ...init, signal: guard.signal })
+    if (response.ok) {
+      if (request.stream) {
+        guard.alive(timings.stallMs)
+      }
+      return { kind: 'connected', connection: { route, response, close, alive: () => guard.alive(timings.stallMs) } }
+    }
+    const refusal = await readRefusal(response)
+    close()
+    return { kind: 'refused', refusal, retry: mayRetry(refusal) }
+  } catch (cause) {
+    close()
+    throwIfEnded(request)
+    deps.state.router.suspect(route.node.nodeId)
+    deps.log('node_unreachable', {
+      requestId: request.requestId,
+      nodeId: route.node.nodeId,
+      reason: cause instanceof Error ? cause.name : 'unknown',
+    })
+    return { kind: 'unreachable' }
+  }
+}
+
+/**
+ * By the code; without one the answer is not a node's but of something in between (a tunnel that lost its origin says 502 or
+ * 530), and another node may be better off.
+ */
+function mayRetry({ status, code }: Refusal): boolean {
+  return code === undefined ? status >= 500 : ERROR_KINDS[code].retryElsewhere
+}
+
+const MAX_REFUSAL_BYTES = 64 * 1024
+
+async function readRefusal(response: Response): Promise<Refusal> {
+  const body = (await response.text()).slice(0, MAX_REFUSAL_BYTES)
+  return { status: response.status, headers: response.headers, body, code: errorCode(body) }
+}
+
+/** The code in LoRAX's body (`code`) or in OpenAI's (`error.code`). */
+function errorCode(body: string): ErrorCode | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(body)
+  } catch {
+    return undefined
+  }
+  const outer = field(value, 'code')
+  const code = typeof outer === 'string' ? outer : field(field(value, 'error'), 'code')
+  return typeof code === 'string' && Object.hasOwn(ERROR_KINDS, code) ? (code as ErrorCode) : undefined
+}
+
+function field(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined
+}
+
+interface Guard {
+  signal: AbortSignal
+  /** The node gave a sign of life; the next must come within this time. */
+  alive: (silenceMs: number) => void
+  stop: () => void
+}
+
+/**
+ * Aborts the request to a node that is silent for too long, or that the fleet says is gone: a node without power closes no
+ * connection. And when the client left, or may not go on.
+ */
+function guardNode(request: ForwardRequest, route: Route, deps: ForwardDeps, silenceMs: number): Guard {
+  const controller = new AbortController()
+  const abort = () => controller.abort()
+  const ends = [request.clientSignal, request.endSignal]
+  for (const signal of ends) {
+    signal.addEventListener('abort', abort)
+  }
+  let heardAt = deps.now()
+  let limitMs = silenceMs
+  const look = async () => {
+    const silentMs = deps.now() - heardAt
+    if (silentMs >= limitMs) {
+      controller.abort(new DOMException('the node is silent', 'TimeoutError'))
+    } else if (silentMs >= deps.state.timings.watchMs && !(await isInFleet(route, deps))) {
+      controller.abort(new DOMException('the node left the fleet', 'TimeoutError'))
+    }
+  }
+  const timer = setInterval(() => void look(), Math.min(deps.state.timings.watchMs, silenceMs))
+  return {
+    signal: controller.signal,
+    alive: (nextMs) => {
+      heardAt = deps.now()
+      limitMs = nextMs
+    },
+    stop: () => {
+      clearInterval(timer)
+      for (const signal of ends) {
+        signal.removeEventListener('abort', abort)
+      }
+      abort()
+    },
+  }
+}
+
+/** A restarted node is another process: what ran on the old one is gone. */
+async function isInFleet({ node }: Route, deps: ForwardDeps): Promise<boolean> {
+  const { nodes } = await deps.fleet()
+  return nodes.some((other) => other.nodeId === node.nodeId && other.bootId === node.bootId)
+}

@@ -1,0 +1,105 @@
+/** From an authorised request to the client's response: reach a node, then relay its stream or hand over its reply. */
+
+import { RingletError } from '../../shared/errors.ts'
+import type { Connection, Refusal } from './attempt.ts'
+import type { Forward, ForwardDeps, ForwardRequest, ForwardUsage } from './forward-types.ts'
+import { reachNode } from './reach-node.ts'
+import { throwIfEnded } from './request-end.ts'
+import { responseHeaders } from './response-headers.ts'
+import { isEventStream, relayStream } from './stream-relay.ts'
+
+export const forward: Forward = async (request, deps) => {
+  const end = endOnce(request)
+  deps.state.retryBudget.noteRequest()
+  const query = {
+    selection: request.selection,
+    placementKey: request.placementKey,
+    routingSecret: deps.routingSecret,
+  }
+  const pick = deps.state.router.open(query, await deps.fleet())
+  const tries = { made: 0 }
+  try {
+    for (;;) {
+      const reached = await reachNode(request, pick, tries, deps)
+      if (reached.kind === 'nobody') {
+        throw reached.error
+      }
+      if (reached.kind === 'refused') {
+        end({ outcome: reached.refusal.code ?? `status_${reached.refusal.status}` })
+        return refusalResponse(reached.refusal)
+      }
+      const { connection } = reached
+      if (isEventStream(connection.response)) {
+        return streamResponse(connection)
+      }
+      const reply = await readReply(connection, request, deps)
+      if (reply !== undefined) {
+        end({ ...usageOf(connection), outcome: 'ok' })
+        return new Response(reply, { status: connection.response.status, headers: responseHeaders(connection) })
+      }
+    }
+  } catch (error) {
+    end({
+      outcome: error instanceof RingletError ? error.code : request.clientSignal.aborted ? 'client_gone' : 'internal',
+    })
+    throw error
+  }
+
+  function streamResponse(first: Connection): Response {
+    const body = relayStream({
+      request,
+      query,
+      first,
+      deps,
+      onEnd: (outcome, generatedTokens) => end({ ...usageOf(first), generatedTokens, outcome }),
+    })
+    return new Response(body, { status: first.response.status, headers: responseHeaders(first) })
+  }
+}
+
+/** The whole reply, so that a connection that breaks within it costs the client nothing. `undefined`: it broke. */
+async function readReply(connection: Connection, request: ForwardRequest, deps: ForwardDeps) {
+  const { nodeId } = connection.route.node
+  try {
+    return await connection.response.arrayBuffer()
+  } catch (cause) {
+    throwIfEnded(request)
+    deps.state.router.suspect(nodeId)
+    const reason = cause instanceof Error ? cause.name : 'unknown'
+    deps.log('reply_broken', { requestId: request.requestId, nodeId, reason })
+    return undefined
+  } finally {
+    connection.close()
+  }
+}
+
+function refusalResponse({ status, headers, body }: Refusal): Response {
+  const kept = new Headers({ 'content-type': headers.get('content-type') ?? 'application/json' })
+  const retryAfter = headers.get('retry-after')
+  if (retryAfter !== null) {
+    kept.set('retry-after', retryAfter)
+  }
+  return new Response(body, { status, headers: kept })
+}
+
+function usageOf({ route, response }: Connection): Omit<ForwardUsage, 'outcome'> {
+  const count = (name: string) => Number(response.headers.get(name)) || 0
+  const adapterCache = response.headers.get('x-adapter-cache')
+  return {
+    promptTokens: count('x-prompt-tokens'),
+    generatedTokens: count('x-generated-tokens'),
+    nodeId: route.node.nodeId,
+    ...(adapterCache === null ? {} : { adapterCache }),
+  }
+}
+
+/** A request is reported once, whatever ways of ending meet. */
+function endOnce(request: ForwardRequest): (usage: Partial<ForwardUsage> & { outcome: string }) => void {
+  let ended = false
+  return (usage) => {
+    if (!ended) {
+      ended = true
+      request.onEnd({ promptTokens: 0, generatedTokens: 0, ...usage })
+    }
+  }
+}

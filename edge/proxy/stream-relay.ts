@@ -1,0 +1,208 @@
+/** The body of a streamed reply: relays a node's events and, when the node is lost, goes on with another one's. */
+
+import { RingletError } from '../../shared/errors.ts'
+import type { RouteQuery } from '../routing/router.ts'
+import type { Connection, Refusal } from './attempt.ts'
+import { dataEvent, errorEvent } from './error-event.ts'
+import { createEventFramer, type EventFramer, type StreamProgress } from './event-framer.ts'
+import type { ForwardDeps, ForwardRequest } from './forward-types.ts'
+import { encodeDelivered } from './node-request.ts'
+import { reachNode } from './reach-node.ts'
+import { throwIfEnded } from './request-end.ts'
+
+export interface RelayOptions {
+  request: ForwardRequest
+  query: RouteQuery
+  first: Connection
+  deps: ForwardDeps
+  /** Once, at the end: `ok`, `client_gone`, or an error code. */
+  onEnd: (outcome: string, tokens: number) => void
+}
+
+/** Breaks without a token between them, after which the request itself is taken for the cause. */
+const MAX_BARREN_BREAKS = 3
+
+interface Upstream {
+  connection: Connection
+  reader: ReadableStreamDefaultReader<Uint8Array>
+  framer: EventFramer
+}
+
+export function relayStream({ request, query, first, deps, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
+  const progress: StreamProgress = { delivered: {}, tokens: 0 }
+  const digest = first.response.headers.get('x-adapter-digest')
+  let upstream: Upstream | undefined = toUpstream(first, progress)
+  let ended = false
+  let barrenBreaks = 0
+  let tokensAtBreak = 0
+
+  const finish = (outcome: string): void => {
+    if (!ended) {
+      ended = true
+      request.clientSignal.removeEventListener('abort', leave)
+      upstream?.connection.close()
+      onEnd(outcome, progress.tokens)
+    }
+  }
+  const leave = () => finish('client_gone')
+  request.clientSignal.addEventListener('abort', leave)
+
+  /** The next bytes for the client; `undefined` after the last. */
+  const next = async (): Promise<Uint8Array[] | undefined> => {
+    for (;;) {
+      throwIfEnded(request)
+      if (upstream === undefined) {
+        upstream = await continueElsewhere()
+        continue
+      }
+      const { reader, framer, connection } = upstream
+      const bytes = await readEvents(upstream)
+      if (bytes === 'closed' && framer.ended()) {
+        return undefined
+      }
+      if (bytes !== 'closed' && bytes !== 'broken') {
+        connection.alive()
+        if (bytes.length > 0) {
+          return bytes
+        }
+        continue
+      }
+      throwIfEnded(request)
+      await reader.cancel().catch(() => undefined) // it is broken already
+      connection.close()
+      upstream = undefined
+      noteBreak(connection)
+    }
+  }
+
+  const noteBreak = ({ route: { node } }: Connection): void => {
+    barrenBreaks = progress.tokens > tokensAtBreak ? 1 : barrenBreaks + 1
+    tokensAtBreak = progress.tokens
+    deps.state.router.suspect(node.nodeId)
+    deps.log('stream_broken', { requestId: request.requestId, nodeId: node.nodeId, tokens: progress.tokens })
+    if (barrenBreaks > MAX_BARREN_BREAKS) {
+      throw lost(`${barrenBreaks} nodes broke off at token ${progress.tokens}`)
+    }
+  }
+
+  /** Waits for a node that takes the rest of the stream. */
+  const continueElsewhere = async (): Promise<Upstream> => {
+    const { timings } = deps.state
+    const delivered = encodeDelivered(progress.delivered)
+    if (delivered === undefined) {
+      throw lost(`${progress.tokens} tokens are more than can be handed to another node`)
+    }
+    const deadline = deps.now() + timings.patienceMs
+    for (;;) {
+      const pick = deps.state.router.reopen(query, first.route.node)
+      const reached = await reachNode(request, pick, { made: 0 }, deps, delivered)
+      if (reached.kind === 'connected') {
+        const { connection } = reached
+        if (connection.response.headers.get('x-adapter-digest') === digest && isEventStream(connection.response)) {
+          const nodeId = connection.route.node.nodeId
+          deps.log('stream_continued', { requestId: request.requestId, nodeId, tokens: progress.tokens })
+          return toUpstream(connection, progress)
+        }
+        // The adapter's newest version is another by now; to go on with it would mix two adapters in one answer.
+        connection.close()
+        throw lost('the adapter has changed since the stream began')
+      }
+      if (reached.kind === 'refused' && !reached.retry) {
+        throw new RefusedError(reached.refusal)
+      }
+      if (deps.now() >= deadline) {
+        throw lost('no other node could continue it')
+      }
+      await sleep(timings.patienceStepMs)
+    }
+  }
+
+  return new ReadableStream<Uint8Array>(
+    {
+      pull: async (controller) => {
+        let bytes: Uint8Array[] | undefined
+        let outcome = 'ok'
+        try {
+          bytes = await next()
+        } catch (error) {
+          outcome = outcomeOf(error)
+          if (!ended) {
+            controller.enqueue(toEvent(error, request))
+          }
+        }
+        if (ended) {
+          return
+        }
+        for (const chunk of bytes ?? []) {
+          controller.enqueue(chunk)
+        }
+        if (bytes === undefined) {
+          finish(outcome)
+          controller.close()
+        }
+      },
+      cancel: leave,
+    },
+    // No reading ahead of the client: a slow client holds its node back, as it would without the edge.
+    { highWaterMark: 0 },
+  )
+}
+
+export function isEventStream(response: Response): boolean {
+  return response.headers.get('content-type')?.startsWith('text/event-stream') ?? false
+}
+
+function toUpstream(connection: Connection, progress: StreamProgress): Upstream {
+  const { body } = connection.response
+  if (body === null) {
+    throw new RingletError('stream_broken', 'the node answered without a body')
+  }
+  return { connection, reader: body.getReader(), framer: createEventFramer(progress) }
+}
+
+/** What one read brings. `broken`: the connection failed, or the node's events don't follow on what the client has. */
+async function readEvents({ reader, framer }: Upstream): Promise<Uint8Array[] | 'closed' | 'broken'> {
+  try {
+    const { done, value } = await reader.read()
+    if (!done) {
+      return framer.push(value)
+    }
+    const rest = framer.ended() ? framer.rest() : []
+    return rest.length > 0 ? rest : 'closed'
+  } catch {
+    // Whatever broke the read, the answer is the same: another node goes on.
+    return 'broken'
+  }
+}
+
+function lost(why: string): RingletError {
+  return new RingletError('stream_broken', `the node that ran this stream was lost: ${why}`)
+}
+
+/** A node's refusal to continue; its body is in the route's shape already. */
+class RefusedError extends Error {
+  readonly refusal: Refusal
+
+  constructor(refusal: Refusal) {
+    super('a node refused to continue the stream')
+    this.refusal = refusal
+  }
+}
+
+function toEvent(error: unknown, request: ForwardRequest): Uint8Array {
+  if (error instanceof RefusedError && error.refusal.code !== undefined) {
+    return dataEvent(JSON.stringify(JSON.parse(error.refusal.body)))
+  }
+  return errorEvent(error instanceof RingletError ? error : lost('it could not be continued'), request.errorStyle)
+}
+
+function outcomeOf(error: unknown): string {
+  if (error instanceof RefusedError) {
+    return error.refusal.code ?? 'stream_broken'
+  }
+  return error instanceof RingletError ? error.code : 'stream_broken'
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}

@@ -1,0 +1,106 @@
+/** Why a request for an adapter goes where it goes: the same placement, told in full. For `GET /admin/explain`. */
+
+import { type AdapterSelection, selectionKey } from '../../shared/adapter-ref.ts'
+import type { AdapterTier } from '../../shared/fleet.ts'
+import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+import { loadLimit } from './bounded-load.ts'
+import { keyHash, residentHash } from './hash.ts'
+import { type PlacementReason, placeAdapter, placeBase } from './place.ts'
+import { claim, rankOwners } from './ring.ts'
+import type { Router } from './router.ts'
+
+export interface ExplainedNode {
+  nodeId: string
+  region: string
+  /** 1 is the first owner; absent while it drains. */
+  rank?: number
+  claim: number
+  /** `none`: the node would have to fetch it. */
+  tier: AdapterTier | 'none'
+  inFlight: number
+  limit: number
+  withinBound: boolean
+  draining: boolean
+  /** It did not answer this isolate, and has not been heard since. */
+  suspect: boolean
+}
+
+export interface PlacementExplanation {
+  placementKey: string
+  selectionKey: string
+  /** More than 1 while the adapter is hot. */
+  owners: number
+  /** The adapter's part of this isolate's recent requests. */
+  trafficShare: number
+  chosen?: { nodeId: string; reason: PlacementReason; prefetchOn?: string }
+  /** In the order of their claims; draining ones last. */
+  nodes: ExplainedNode[]
+  /** Alive but not in the ring: of another base, or come and gone too often. */
+  outsideRing: { nodeId: string; reason: 'base_differs' | 'damped' }[]
+  snapshotTakenAt: number
+}
+
+export interface ExplainQuery {
+  selection: AdapterSelection
+  placementKey: string
+  routingSecret: string
+  snapshot: FleetSnapshot
+  router: Pick<Router, 'loads' | 'hot' | 'bound' | 'isSuspect'>
+}
+
+export function explainPlacement(query: ExplainQuery): PlacementExplanation {
+  const { selection, placementKey, routingSecret, snapshot, router } = query
+  const { ring } = snapshot
+  const key = keyHash(placementKey, routingSecret)
+  const resident = residentHash(selectionKey(selection))
+  const owners = router.hot.owners(key)
+  const loads = router.loads(snapshot)
+  const total = loads.reduce((sum, load) => sum + load, 0)
+  const suspects = new Set(ring.nodes.flatMap((node, index) => (router.isSuspect(node) ? [index] : [])))
+
+  const placed = (tried: ReadonlySet<number>) =>
+    selection.kind === 'base'
+      ? placeBase({ ring, loads, key, tried })
+      : placeAdapter({ ring, loads, bound: router.bound, key, resident, owners, tried })
+  const placement = placed(suspects) ?? placed(new Set())
+
+  const ranked = rankOwners(ring, key, ring.nodes.length)
+  const draining = ring.nodes.flatMap((node, index) => (node.draining ? [index] : []))
+  const nodes = [...ranked, ...draining].map((index, position): ExplainedNode => {
+    const node = ring.nodes[index]!
+    const limit = loadLimit(ring.weights[index]!, ring.totalWeight, total, router.bound)
+    return {
+      nodeId: node.nodeId,
+      region: node.region,
+      ...(node.draining ? {} : { rank: position + 1 }),
+      claim: claim(ring, index, key),
+      tier: node.resident.tierOf(resident) ?? 'none',
+      inFlight: loads[index]!,
+      limit,
+      withinBound: loads[index]! < limit,
+      draining: node.draining,
+      suspect: suspects.has(index),
+    }
+  })
+  const inRing = new Set(ring.nodes)
+  return {
+    placementKey,
+    selectionKey: selectionKey(selection),
+    owners,
+    trafficShare: router.hot.share(key),
+    ...(placement === undefined
+      ? {}
+      : {
+          chosen: {
+            nodeId: ring.nodes[placement.index]!.nodeId,
+            reason: placement.reason,
+            ...(placement.prefetch === undefined ? {} : { prefetchOn: ring.nodes[placement.prefetch]!.nodeId }),
+          },
+        }),
+    nodes,
+    outsideRing: snapshot.nodes
+      .filter((node) => !inRing.has(node))
+      .map((node) => ({ nodeId: node.nodeId, reason: node.damped ? 'damped' : 'base_differs' })),
+    snapshotTakenAt: snapshot.takenAt,
+  }
+}

@@ -1,0 +1,150 @@
+/** What an isolate remembers between requests to place them: its requests in flight, hot adapters, nodes that failed it. */
+
+import { type AdapterSelection, selectionKey } from '../../shared/adapter-ref.ts'
+import type { FleetNode, FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+import { DEFAULT_LOAD_BOUND, type LoadBound } from './bounded-load.ts'
+import { keyHash, residentHash } from './hash.ts'
+import { createHotAdapters, type HotAdapters } from './hot-adapters.ts'
+import { createInFlight } from './in-flight.ts'
+import { type Placement, type PlacementReason, placeAdapter, placeBase } from './place.ts'
+
+export interface RouteQuery {
+  selection: AdapterSelection
+  /** `ForwardRequest.placementKey`. */
+  placementKey: string
+  routingSecret: string
+}
+
+/** A node for one attempt. */
+export interface Route {
+  node: FleetNode
+  reason: PlacementReason
+  /** A node that should load the adapter meanwhile. */
+  prefetch: FleetNode | undefined
+  /** The node counts as busier until this is called. */
+  release: () => void
+}
+
+/** Each call takes the next best node for one request, none twice; `undefined`: none is left. */
+export type RoutePicker = (snapshot: FleetSnapshot) => Route | undefined
+
+export interface Router {
+  bound: LoadBound
+  hot: HotAdapters
+  /** Begins the routing of one request. */
+  open: (query: RouteQuery, snapshot: FleetSnapshot) => RoutePicker
+  /** Routes the rest of a stream: only to nodes with the same base, if possible in the same number format. */
+  reopen: (query: RouteQuery, like: Pick<FleetNode, 'baseDigest' | 'dtype'>) => RoutePicker
+  /** The node that a request for this adapter would go to now; nothing is counted. */
+  peek: (query: RouteQuery, snapshot: FleetSnapshot) => FleetNode | undefined
+  /** In flight now on each node of the ring: as reported, and what this isolate has begun and ended since. */
+  loads: (snapshot: FleetSnapshot) => Float64Array
+  /** The node did not answer: others come first until it has sent a heartbeat again. */
+  suspect: (nodeId: string) => void
+  isSuspect: (node: FleetNode) => boolean
+}
+
+export interface RouterOptions {
+  now: () => number
+  bound?: LoadBound
+}
+
+/** One an isolate, made at its start. */
+export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions): Router {
+  const inFlight = createInFlight(now)
+  const hot = createHotAdapters(now)
+  /** `reported - own count at the time of the report`, by ring index; made once a snapshot. */
+  const offsets = new WeakMap<FleetSnapshot, Float64Array>()
+  const failedAt = new Map<string, number>()
+
+  const loads = (snapshot: FleetSnapshot): Float64Array => {
+    const { nodes } = snapshot.ring
+    let offset = offsets.get(snapshot)
+    if (offset === undefined) {
+      offset = Float64Array.from(
+        nodes,
+        (node) => node.inFlight + inFlight.changeSince(node.nodeId, node.lastSeenAt) - inFlight.count(node.nodeId),
+      )
+      offsets.set(snapshot, offset)
+    }
+    return offset.map((value, index) => Math.max(0, value + inFlight.count(nodes[index]!.nodeId)))
+  }
+
+  const isSuspect = (node: FleetNode): boolean => {
+    const failed = failedAt.get(node.nodeId)
+    if (failed === undefined) {
+      return false
+    }
+    if (node.lastSeenAt > failed) {
+      failedAt.delete(node.nodeId)
+      return false
+    }
+    return true
+  }
+
+  const place = (query: RouteQuery, snapshot: FleetSnapshot, owners: number, tried: ReadonlySet<number>) => {
+    const { ring } = snapshot
+    const key = keyHash(query.placementKey, query.routingSecret)
+    const common = { ring, loads: loads(snapshot), key, tried }
+    return query.selection.kind === 'base'
+      ? placeBase(common)
+      : placeAdapter({ ...common, bound, owners, resident: residentHash(selectionKey(query.selection)) })
+  }
+
+  /** `excluded` nodes are never taken, `later` ones only when no other is left. */
+  const picker = (
+    query: RouteQuery,
+    owners: number,
+    excluded: (node: FleetNode) => boolean,
+    later: (node: FleetNode) => boolean,
+  ): RoutePicker => {
+    const tried = new Set<string>()
+    return (snapshot) => {
+      const { nodes } = snapshot.ring
+      const indices = (matches: (node: FleetNode) => boolean) =>
+        new Set(nodes.flatMap((node, index) => (matches(node) ? [index] : [])))
+      const never = (node: FleetNode) => tried.has(node.nodeId) || excluded(node)
+      const placement: Placement | undefined =
+        place(
+          query,
+          snapshot,
+          owners,
+          indices((node) => never(node) || later(node)),
+        ) ?? place(query, snapshot, owners, indices(never))
+      if (placement === undefined) {
+        return undefined
+      }
+      const node = nodes[placement.index]!
+      tried.add(node.nodeId)
+      const prefetch = placement.prefetch === undefined ? undefined : nodes[placement.prefetch]
+      return { node, reason: placement.reason, prefetch, release: inFlight.acquire(node.nodeId) }
+    }
+  }
+
+  const ownersOf = (query: RouteQuery) => hot.owners(keyHash(query.placementKey, query.routingSecret))
+
+  return {
+    bound,
+    hot,
+    loads,
+    isSuspect,
+    suspect: (nodeId) => failedAt.set(nodeId, now()),
+    open: (query, snapshot) => {
+      const isBase = query.selection.kind === 'base'
+      const key = keyHash(query.placementKey, query.routingSecret)
+      const owners = isBase ? 1 : hot.note(key, snapshot.ring.nodes.length)
+      return picker(query, owners, () => false, isSuspect)
+    },
+    reopen: (query, like) =>
+      picker(
+        query,
+        ownersOf(query),
+        (node) => node.baseDigest !== like.baseDigest,
+        (node) => node.dtype !== like.dtype || isSuspect(node),
+      ),
+    peek: (query, snapshot) => {
+      const placement = place(query, snapshot, ownersOf(query), new Set())
+      return placement === undefined ? undefined : snapshot.ring.nodes[placement.index]
+    },
+  }
+}

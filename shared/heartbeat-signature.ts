@@ -1,0 +1,44 @@
+/** The signature on a heartbeat: what lets a node into the ring. Header `x-ringlet-signature: <key id>.<unix ms>.<code>`. */
+
+import { RingletError } from './errors.ts'
+import { type SigningKeys, signText, verifyText } from './hmac.ts'
+
+/** A heartbeat's clock may differ this much from the edge's; it is also how long one could be replayed. */
+export const MAX_HEARTBEAT_SKEW_MS = 30_000
+
+export async function signHeartbeat(body: string, keys: SigningKeys, now: number): Promise<string> {
+  const key = keys.keys[0]
+  if (key === undefined) {
+    throw new RingletError('internal', 'no join key is configured')
+  }
+  return `${key.id}.${now}.${await signText(`${now}.${body}`, key.secret)}`
+}
+
+/** When the heartbeat was sent, in unix milliseconds by the node's clock. Throws when it is not signed with a join key. */
+export async function verifyHeartbeat(
+  header: string | null | undefined,
+  body: string,
+  keys: SigningKeys,
+  now: number,
+): Promise<number> {
+  const [keyId, sentAtText, code, ...rest] = (header ?? '').split('.')
+  if (keyId === undefined || sentAtText === undefined || code === undefined || rest.length > 0) {
+    throw new RingletError('ticket_invalid', 'the heartbeat is not signed')
+  }
+  const key = keys.keys.find((candidate) => candidate.id === keyId)
+  if (key === undefined || !/^\d{1,16}$/.test(sentAtText)) {
+    throw new RingletError('ticket_invalid', 'the heartbeat is not signed with a known join key')
+  }
+  if (!(await verifyText(`${sentAtText}.${body}`, code, key.secret))) {
+    throw new RingletError('ticket_invalid', 'the heartbeat is not signed with a known join key')
+  }
+  const sentAt = Number(sentAtText)
+  if (Math.abs(now - sentAt) > MAX_HEARTBEAT_SKEW_MS) {
+    const seconds = Math.round((now - sentAt) / 1000)
+    throw new RingletError(
+      'ticket_expired',
+      `the node's clock and the edge's differ by ${seconds} s; most allowed: ${MAX_HEARTBEAT_SKEW_MS / 1000} s`,
+    )
+  }
+  return sentAt
+}

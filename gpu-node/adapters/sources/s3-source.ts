@@ -1,0 +1,179 @@
+/** Adapters in S3, R2 or another store with S3's API: `bucket/prefix`, the prefix exactly. */
+
+import { GetObjectCommand, HeadObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3'
+import type { AdapterRef } from '../../../shared/adapter-ref.ts'
+import { RingletError } from '../../../shared/errors.ts'
+import { CONFIG_FILE, WEIGHT_FILES } from '../weight-file.ts'
+import {
+  type AdapterSourceReader,
+  chooseFiles,
+  notFound,
+  type ResolvedAdapter,
+  type SourceAccess,
+  type SourceFile,
+  unreachable,
+} from './adapter-source.ts'
+import { HomeReplyError, isTransient } from './http-home.ts'
+
+export interface S3Config {
+  /** Buckets that requests may name; `'*'` is every bucket that the credentials reach. */
+  allowedBuckets: readonly string[] | '*'
+  endpointUrl?: string
+  /** Cloudflare R2: its endpoint is made from the account. */
+  r2AccountId?: string
+  region?: string
+}
+
+export interface S3Home {
+  /** Finds the adapter below `prefix` of `bucket`, for a ref of any source. Whether the bucket may be named is the caller's to know. */
+  resolve(ref: AdapterRef, bucket: string, prefix: string, access: SourceAccess): Promise<ResolvedAdapter>
+  close(): void
+}
+
+const BUCKET = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/
+
+export function createS3Source(config: S3Config, home: S3Home): AdapterSourceReader {
+  return {
+    isExact: () => false,
+    resolve: (ref, access) => {
+      const { bucket, prefix } = parseS3Id(ref.id)
+      if (config.allowedBuckets !== '*' && !config.allowedBuckets.includes(bucket)) {
+        throw new RingletError('scope_denied', `bucket '${bucket}' is not one that this node may read`, {
+          param: 'adapter_id',
+        })
+      }
+      return home.resolve(ref, bucket, prefix, access)
+    },
+  }
+}
+
+/** `bucket/prefix`; a trailing slash says nothing more. */
+export function parseS3Id(id: string): { bucket: string; prefix: string } {
+  const slash = id.indexOf('/')
+  const bucket = id.slice(0, Math.max(slash, 0))
+  const prefix = id.slice(slash + 1).replace(/\/+$/, '')
+  if (!BUCKET.test(bucket) || prefix === '') {
+    throw new RingletError('field_invalid', 'an adapter in S3 is named "s3://bucket/prefix" or "bucket/prefix"', {
+      param: 'adapter_id',
+    })
+  }
+  return { bucket, prefix }
+}
+
+/** Credentials come by the SDK's standard chain. */
+export function createS3Home(config: Omit<S3Config, 'allowedBuckets'>): S3Home {
+  const r2 = config.r2AccountId === undefined ? undefined : `https://${config.r2AccountId}.r2.cloudflarestorage.com`
+  const endpoint = r2 ?? config.endpointUrl
+  const region = config.region ?? (r2 === undefined ? 'us-east-1' : 'auto')
+  const client = new S3Client({
+    region,
+    maxAttempts: 3,
+    // Other stores serve buckets as paths; as host names only where their DNS does.
+    ...(endpoint === undefined ? {} : { endpoint, forcePathStyle: true }),
+  })
+  return {
+    resolve: (ref, bucket, prefix, access) =>
+      resolve(client, ref, { bucket, prefix, endpoint: endpoint ?? region }, access),
+    close: () => client.destroy(),
+  }
+}
+
+async function resolve(
+  client: S3Client,
+  ref: AdapterRef,
+  place: { bucket: string; prefix: string; endpoint: string },
+  access: SourceAccess,
+): Promise<ResolvedAdapter> {
+  const names = [CONFIG_FILE, ...WEIGHT_FILES]
+  const heads = await Promise.all(names.map((name) => head(client, ref, place, name, access)))
+  const found = heads.filter((file) => file !== undefined)
+  if (found.length === 0) {
+    throw notFound(ref)
+  }
+  const chosen = chooseFiles(ref, found)
+  return {
+    ref,
+    contentKey: JSON.stringify([
+      's3',
+      place.endpoint,
+      place.bucket,
+      chosen.map((file) => [file.key, file.etag, file.version]),
+    ]),
+    files: chosen,
+  }
+}
+
+interface S3File extends SourceFile {
+  key: string
+  etag: string
+  version: string | undefined
+}
+
+/** `undefined`: no such object. Without the right to list a bucket, S3 answers 403 for objects that do not exist. */
+async function head(
+  client: S3Client,
+  ref: AdapterRef,
+  { bucket, prefix }: { bucket: string; prefix: string },
+  name: string,
+  access: SourceAccess,
+): Promise<S3File | undefined> {
+  const key = `${prefix}/${name}`
+  try {
+    const reply = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }), { abortSignal: access.signal })
+    const etag = reply.ETag ?? ''
+    const version = reply.VersionId
+    return {
+      name,
+      key,
+      etag,
+      version,
+      bytes: reply.ContentLength ?? 0,
+      checks: md5Of(etag, reply.ServerSideEncryption),
+      read: (start, end, signal) => read(client, { bucket, key, etag, version }, { start, end }, signal),
+    }
+  } catch (error) {
+    access.signal.throwIfAborted()
+    const status = error instanceof S3ServiceException ? (error.$metadata.httpStatusCode ?? 0) : 0
+    if (status >= 400 && !isTransient(status)) {
+      return undefined
+    }
+    throw unreachable(ref, status === 0 ? 'no usable answer' : `it answered ${status}`, error)
+  }
+}
+
+/** An ETag of 32 hex digits is the MD5 of an object put in one piece and not encrypted with a key of its own. */
+function md5Of(etag: string, encryption: string | undefined): SourceFile['checks'] {
+  const md5 = /^"?([0-9a-f]{32})"?$/.exec(etag)?.[1]
+  return md5 === undefined || (encryption !== undefined && encryption !== 'AES256') ? {} : { md5 }
+}
+
+/** `IfMatch` and `VersionId` keep parts of different versions from being put together. */
+async function* read(
+  client: S3Client,
+  place: { bucket: string; key: string; etag: string; version: string | undefined },
+  { start, end }: { start: number; end: number },
+  signal: AbortSignal,
+): AsyncIterable<Uint8Array> {
+  if (end <= start) {
+    return
+  }
+  const reply = await client.send(
+    new GetObjectCommand({
+      Bucket: place.bucket,
+      Key: place.key,
+      Range: `bytes=${start}-${end - 1}`,
+      ...(place.etag === '' ? {} : { IfMatch: place.etag }),
+      ...(place.version === undefined ? {} : { VersionId: place.version }),
+    }),
+    { abortSignal: signal },
+  )
+  let left = end - start
+  // The SDK's stream on Node is a Readable, whose chunks are Buffers.
+  for await (const chunk of reply.Body as AsyncIterable<Uint8Array>) {
+    left -= chunk.byteLength
+    yield chunk
+  }
+  if (left !== 0) {
+    throw new HomeReplyError(206, `the object's range was ${left} bytes short`)
+  }
+}

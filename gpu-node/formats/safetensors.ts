@@ -123,6 +123,8 @@ export function readSafetensorsTensor(
 export interface SafetensorsFile {
   readonly path: string
   readonly size: number
+  /** When it was last written, Unix ms. */
+  readonly modifiedMs: number
   readonly header: SafetensorsHeader
   /** Widened to float32 into `out` (new, if absent; may lie in a SharedArrayBuffer). */
   read(name: string, out?: Float32Array): Promise<Float32Array>
@@ -139,7 +141,7 @@ export async function openSafetensors(
 ): Promise<SafetensorsFile> {
   const handle = await open(path, 'r')
   try {
-    const { size } = await handle.stat()
+    const { size, mtimeMs: modifiedMs } = await handle.stat()
     const prefix = new Uint8Array(8)
     await readFully(handle, prefix.subarray(0, Math.min(8, size)), 0)
     const length = safetensorsHeaderLength(prefix, size, limits)
@@ -149,6 +151,7 @@ export async function openSafetensors(
     return {
       path,
       size,
+      modifiedMs,
       header,
       read: async (name, out) => {
         const entry = entryOf(header, name)

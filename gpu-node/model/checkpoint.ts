@@ -23,7 +23,11 @@ export interface Checkpoint {
   readonly decoder: DecoderSpec
   /** Widened to float32, in the checkpoint's own layout; `name` is one of the decoder's tensors. */
   readTensor(name: string, out?: Float32Array): Promise<Float32Array>
+  /** `out.length` numbers of a tensor from its element `first` on, widened to float32. */
+  readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
   shape(name: string): readonly number[]
+  /** Sizes and times of the weight files: changes whenever they do. */
+  readonly stamp: string
   close(): Promise<void>
 }
 
@@ -75,9 +79,21 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
         warnings,
       },
       shape,
-      readTensor: (name, out) => {
-        const elements = product(shape(name))
-        return files.read(name, out ?? new Float32Array(elements))
+      stamp: files.stamp,
+      readTensor: async (name, out) => {
+        const target = out ?? new Float32Array(product(shape(name)))
+        if (target.length !== product(shape(name))) {
+          throw new ModelError(`'${name}' has ${product(shape(name))} numbers; the place for it has ${target.length}`)
+        }
+        return files.readPart(name, 0, target)
+      },
+      readPart: async (name, first, out) => {
+        if (first + out.length > product(shape(name))) {
+          throw new ModelError(
+            `'${name}' has ${product(shape(name))} numbers; asked: ${first} to ${first + out.length}`,
+          )
+        }
+        return files.readPart(name, first, out)
       },
       close: () => files.close(),
     }

@@ -12,8 +12,10 @@ export interface WeightFiles {
   has(name: string): boolean
   /** Do two tensors of one size hold the same numbers? */
   equal(name: string, other: string): Promise<boolean>
-  /** Widened to float32. */
-  read(name: string, out?: Float32Array): Promise<Float32Array>
+  /** `out.length` numbers from element `first` on, widened to float32. */
+  readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
+  /** Sizes and times of all files. */
+  stamp: string
   /** The files' names, sizes, headers, and samples of every tensor. */
   addTo(hash: Hash): Promise<void>
   /** Tensors that nothing wanted. */
@@ -58,10 +60,11 @@ export async function openWeightFiles(
     return {
       has: (name) => stored.has(name),
       equal: (name, other) => equalTensors(place(name), place(other)),
-      read: (name, out) => {
-        const { file, entry, first, elements } = place(name)
-        return file.readPart(entry.name, first, out ?? new Float32Array(elements))
+      readPart: (name, first, out) => {
+        const { file, entry, first: begin } = place(name)
+        return file.readPart(entry.name, begin + first, out)
       },
+      stamp: files.map(({ size, modifiedMs }) => `${size}@${modifiedMs}`).join(' '),
       addTo: (hash) => addFiles(hash, files),
       unused: () => unusedTensors(stored, places),
       close: async () => {

@@ -114,6 +114,9 @@ export interface ModelRunner {
   /** Final hidden states (after the last norm) `[tokens.length, hiddenSize]` for embeddings. */
   hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array
 
+  /** Sequences may share KV (prefix reuse) only where this is equal. Absent: any two may. */
+  kvKind?(promptPositions: number): string
+
   /** Copies `positions` positions of KV row `from` over row `to`. */
   copyRow(from: number, to: number, positions: number): void
   /** Copies positions `[range.start, range.end)` of a row out, in a layout of the runner's own; for prefix reuse. */
@@ -133,6 +136,11 @@ export interface PrefillChunk {
   /** `undefined`: the base model. */
   adapterSlot: number | undefined
   logits: 'none' | 'last' | 'all'
+  /**
+   * Positions of the whole prompt, of which this may be a part; absent: the chunk ends the prompt. Models with rotary tables
+   * by sequence length (longrope) choose by it; `ModelRunner.kvKind` says which sequences may share KV.
+   */
+  promptPositions?: number
 }
 
 export interface DecodeBatch {

@@ -49,10 +49,14 @@ export class GraphWriter {
     return name
   }
 
-  /** Gives `value` a name of its own and makes it an output. */
+  /** Makes `value`, which no node reads, an output under a name of its own. */
   output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
-    this.#graph.output.push(valueInfo(name, type, shape))
-    this.#graph.node.push(create(NodeProtoSchema, { opType: 'Identity', input: [value], output: [name] }))
+    const writer = this.#graph.node.find((node) => node.output.includes(value))
+    if (writer === undefined || this.#graph.node.some((node) => node.input.includes(value))) {
+      throw new TypeError(`'${value}' cannot become the output '${name}': no node writes it, or some node reads it`)
+    }
+    writer.output[writer.output.indexOf(value)] = name
+    this.declareOutput(name, type, shape)
   }
 
   /** An output that a node wrote under this name itself. */
@@ -108,8 +112,13 @@ export class GraphWriter {
     return value!
   }
 
-  /** An operator with several outputs, named in order; those given by name in `names` keep it, '' leaves one out. */
-  nodes(operator: string, inputs: readonly string[], options: NodeOptions, names: readonly string[] = []): string[] {
+  /** An operator with several outputs, named in order; `names` overrules, and '' leaves an output out. */
+  nodes(
+    operator: string,
+    inputs: readonly string[],
+    options: NodeOptions,
+    names: readonly (string | undefined)[] = [],
+  ): string[] {
     const outputs = Array.from({ length: options.outputs ?? 1 }, (_, i) => names[i] ?? `v${this.#values++}`)
     const attribute = Object.entries(options.attributes ?? {}).flatMap(([name, value]) =>
       value === undefined ? [] : [attributeProto(name, value)],

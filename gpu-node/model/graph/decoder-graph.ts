@@ -1,0 +1,61 @@
+/** A whole decoder as an ONNX model, in one of its forms. */
+
+import type { DecoderSpec } from '../decoder-spec.ts'
+import { writeAttention } from './attention.ts'
+import type { GraphForm } from './graph-form.ts'
+import { EMBEDDINGS, HIDDEN, HIDDEN_ROWS, LAST_POSITIONS, LOGIT_ROWS, LOGITS, TOTAL_POSITIONS } from './graph-names.ts'
+import { GraphWriter } from './graph-writer.ts'
+import { writeLinear } from './linear.ts'
+import { writeMlp } from './mlp.ts'
+import { type Residual, writeAddNorm, writeNorm } from './norm.ts'
+import type { NormPlan, WeightPlan } from './weight-plan.ts'
+
+export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, form: GraphForm): Uint8Array {
+  const graph = new GraphWriter()
+  const embeddings = graph.input(EMBEDDINGS, 'float32', ['rows', 'tokens', decoder.hiddenSize])
+  graph.input(LAST_POSITIONS, 'int32', ['rows'])
+  graph.input(TOTAL_POSITIONS, 'int32', [])
+  let residual = enter(graph, plan.layers[0]?.attentionNorm, embeddings)
+  for (const [i, layer] of plan.layers.entries()) {
+    const attention = writeAttention(graph, form, decoder, layer, i, residual.input)
+    residual = join(graph, residual, attention, layer.postAttentionNorm, layer.mlpNorm)
+    const mlp = writeMlp(graph, form, layer, residual.input)
+    const next = plan.layers[i + 1]
+    residual = join(graph, residual, mlp, layer.postMlpNorm, next === undefined ? plan.finalNorm : next.attentionNorm)
+  }
+  writeHead(graph, decoder, plan, form, residual.input)
+  return graph.toModel()
+}
+
+function enter(graph: GraphWriter, norm: NormPlan | undefined, x: string): Residual {
+  return { sum: x, input: norm === undefined ? x : writeNorm(graph, norm, x) }
+}
+
+/** The branch, normed where the layer says so, joins the stream, which is normed for the next branch. */
+function join(
+  graph: GraphWriter,
+  residual: Residual,
+  branch: string,
+  postNorm: NormPlan | undefined,
+  nextNorm: NormPlan | undefined,
+): Residual {
+  const normed = postNorm === undefined ? branch : writeNorm(graph, postNorm, branch)
+  return writeAddNorm(graph, nextNorm, residual.sum, normed)
+}
+
+/** Final hidden states of the tokens asked for, and logits of those asked for among them. */
+function writeHead(graph: GraphWriter, decoder: DecoderSpec, plan: WeightPlan, form: GraphForm, x: string): void {
+  const { hiddenSize, vocabSize, head } = decoder
+  const flat = graph.node('Reshape', [x, graph.int64([-1, hiddenSize])])
+  const hiddenRows = graph.input(HIDDEN_ROWS, 'int64', ['hidden_rows'])
+  graph.nodes('Gather', [flat, hiddenRows], { attributes: { axis: 0 }, outputs: 1 }, [HIDDEN])
+  graph.declareOutput(HIDDEN, 'float32', ['hidden_rows', hiddenSize])
+  const logitRows = graph.input(LOGIT_ROWS, 'int64', ['logit_rows'])
+  const chosen = graph.node('Gather', [HIDDEN, logitRows], { attributes: { axis: 0 } })
+  let logits = writeLinear(graph, form, plan.head, chosen)
+  if (head.softcap !== undefined) {
+    const cap = graph.float(head.softcap)
+    logits = graph.node('Mul', [graph.node('Tanh', [graph.node('Div', [logits, cap])]), cap])
+  }
+  graph.output(LOGITS, logits, 'float32', ['logit_rows', vocabSize])
+}

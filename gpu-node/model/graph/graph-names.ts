@@ -1,0 +1,40 @@
+/** Names of the graph's inputs and outputs. */
+
+import type { MatrixPlan } from './weight-plan.ts'
+
+/** `[rows, tokens, hidden]` float32. */
+export const EMBEDDINGS = 'embeddings'
+/** `[rows]` int32: a row's positions with those of this run, less one. */
+export const LAST_POSITIONS = 'last_positions'
+/** Scalar int32: the most positions of any row. */
+export const TOTAL_POSITIONS = 'total_positions'
+/** `[rows, tokens]` int64: rows of the rotary tables; only where a model has tables by sequence length. */
+export const POSITION_IDS = 'position_ids'
+/** `[n]` int64 into the flattened tokens: whose final hidden states are wanted. */
+export const HIDDEN_ROWS = 'hidden_rows'
+/** `[n]` int64 into `hidden_rows`: whose logits are wanted. */
+export const LOGIT_ROWS = 'logit_rows'
+/** `[hidden_rows, hidden]`, after the last norm. */
+export const HIDDEN = 'hidden'
+/** `[logit_rows, vocab]`. */
+export const LOGITS = 'logits'
+
+/** `[rows, kvHeads, maxPositions, headSize]`; past and present are bound to the same memory. */
+export function kvNames(layer: number) {
+  return {
+    pastKey: `past.${layer}.key`,
+    pastValue: `past.${layer}.value`,
+    presentKey: `present.${layer}.key`,
+    presentValue: `present.${layer}.value`,
+  }
+}
+
+/** An adapter's inputs for one part of a matrix: a `[rank, in]`, b `[rank, out]`; gain and shift `[out]` of the matrix. */
+export function loraInputs(matrix: MatrixPlan, part: number) {
+  return {
+    a: `lora.${matrix.name}.${part}.a`,
+    b: `lora.${matrix.name}.${part}.b`,
+    gain: `lora.${matrix.name}.gain`,
+    shift: `lora.${matrix.name}.shift`,
+  }
+}

@@ -1,0 +1,51 @@
+/** The feed-forward branch: gated or plain; experts are in moe.ts. */
+
+import type { Activation } from '../decoder-spec.ts'
+import type { GraphForm } from './graph-form.ts'
+import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
+import { writeLinear } from './linear.ts'
+import { writeMoe } from './moe.ts'
+import type { LayerPlan, MatrixPlan } from './weight-plan.ts'
+
+export function writeMlp(graph: GraphWriter, form: GraphForm, { mlp: plan, spec }: LayerPlan, x: string): string {
+  if (plan.kind === 'moe') {
+    if (spec.mlp.kind !== 'moe') {
+      throw new TypeError('plan and spec of a layer differ')
+    }
+    return writeMoe(graph, form, plan, spec.mlp, x)
+  }
+  const { activation } = spec.mlp
+  if (plan.kind === 'gated') {
+    return writeGated(graph, form, plan.gateUp, plan.down, activation, x)
+  }
+  return writeLinear(graph, form, plan.down, writeActivation(graph, activation, writeLinear(graph, form, plan.up, x)))
+}
+
+/** `down(act(gate(x)) · up(x))`. */
+export function writeGated(
+  graph: GraphWriter,
+  form: GraphForm,
+  gateUp: MatrixPlan,
+  down: MatrixPlan,
+  activation: Activation,
+  x: string,
+): string {
+  const both = writeLinear(graph, form, gateUp, x)
+  const half = gateUp.outFeatures / 2
+  const [gate, up] = graph.nodes('Split', [both, graph.int64([half, half])], { attributes: { axis: -1 }, outputs: 2 })
+  const product = graph.node('Mul', [writeActivation(graph, activation, gate!), up!])
+  return writeLinear(graph, form, down, product)
+}
+
+function writeActivation(graph: GraphWriter, activation: Activation, x: string): string {
+  switch (activation) {
+    case 'silu':
+      return graph.node('QuickGelu', [x], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } })
+    case 'gelu':
+      return graph.node('Gelu', [x], { attributes: { approximate: 'none' } })
+    case 'gelu_tanh':
+      return graph.node('Gelu', [x], { attributes: { approximate: 'tanh' } })
+    case 'relu':
+      return graph.node('Relu', [x])
+  }
+}

@@ -1,0 +1,261 @@
+/** The `ModelRunner` over ONNX Runtime: turns prefill chunks and decode batches into runs of the session that fits them. */
+
+import { RingletError } from '../../../shared/errors.ts'
+import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
+import { OrtBinding } from '../../ort/binding.ts'
+import { OrtEnvironment } from '../../ort/environment.ts'
+import type { GraphForm, WeightFormat } from '../graph/graph-form.ts'
+import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
+import type { PackedAdapter } from '../packed-adapter.ts'
+import { AdapterSlots } from './adapter-slots.ts'
+import { KvCache } from './kv-cache.ts'
+import { RopeChoice } from './rope-choice.ts'
+import { SavedHeads } from './saved-heads.ts'
+import { formKey, SessionPool } from './session-pool.ts'
+import { StepIo, type StepShape } from './step-io.ts'
+import { TokenEmbedding } from './token-embedding.ts'
+import { loadWeights, type Progress, type WeightSource, type WeightStore } from './weight-store.ts'
+
+export interface OrtRunnerOptions {
+  checkpoint: WeightSource
+  dtype: WeightFormat
+  /** Of the pool that all sessions of the process share. */
+  threads: number
+  maxRows: number
+  maxPositions: number
+  adapterSlots: number
+  onProgress?: Progress
+}
+
+export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRunner> {
+  const { decoder } = options.checkpoint
+  if (options.maxPositions > decoder.maxPositions) {
+    const limit = `the model has ${decoder.maxPositions}`
+    throw new RingletError('field_invalid', `${options.maxPositions} positions are asked for; ${limit}`)
+  }
+  const environment = new OrtEnvironment(options.threads)
+  const plan = planWeights(decoder)
+  const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, options.onProgress)
+  const embedding = await TokenEmbedding.load(options.checkpoint)
+  return new OrtRunner(options, { environment, plan, weights, embedding })
+}
+
+interface RunnerParts {
+  environment: OrtEnvironment
+  plan: WeightPlan
+  weights: WeightStore
+  embedding: TokenEmbedding
+}
+
+/** A run: which rows of the step, and which of the KV cache. */
+interface Run extends StepShape {
+  kvRow: number
+  adapterSlot: number | undefined
+  totalPositions: number
+}
+
+export class OrtRunner implements ModelRunner {
+  readonly maxRows: number
+  readonly maxPositions: number
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  readonly adapterSlots: number
+  readonly #dtype: WeightFormat
+  readonly #parts: RunnerParts
+  readonly #sessions: SessionPool
+  readonly #kv: KvCache
+  readonly #adapters: AdapterSlots
+  readonly #heads: SavedHeads
+  readonly #rope: RopeChoice
+  readonly #decodeIo: StepIo
+  readonly #decodeBindings = new Map<string, OrtBinding>()
+  /** Grows with the largest chunk seen. */
+  #prefillIo: StepIo
+  readonly #prefillBindings = new Map<string, OrtBinding>()
+
+  constructor(options: OrtRunnerOptions, parts: RunnerParts) {
+    const { decoder } = options.checkpoint
+    const { environment, plan, weights } = parts
+    this.maxRows = options.maxRows
+    this.maxPositions = options.maxPositions
+    this.vocabSize = decoder.vocabSize
+    this.hiddenSize = decoder.hiddenSize
+    this.adapterSlots = options.adapterSlots
+    this.#dtype = options.dtype
+    this.#parts = parts
+    this.#sessions = new SessionPool(environment, decoder, plan, weights.initializers)
+    this.#kv = new KvCache(environment, decoder, options.maxRows, options.maxPositions)
+    this.#adapters = new AdapterSlots(environment, plan, options.adapterSlots)
+    this.#heads = new SavedHeads(environment, decoder)
+    this.#rope = new RopeChoice(decoder, options.maxRows)
+    this.#decodeIo = this.#createIo(options.maxRows, options.maxRows)
+    this.#prefillIo = this.#createIo(1, 1)
+  }
+
+  prefill(chunk: PrefillChunk): Float32Array {
+    const logits = { none: 0, last: 1, all: chunk.tokens.length }[chunk.logits]
+    const io = this.#runChunk(chunk, logits, logits)
+    return io.logits.subarray(0, logits * this.vocabSize)
+  }
+
+  hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array {
+    const io = this.#runChunk(chunk, chunk.tokens.length, 0)
+    return io.hidden.subarray(0, chunk.tokens.length * this.hiddenSize)
+  }
+
+  decode({ tokens, positions, adapterSlots }: DecodeBatch): Float32Array {
+    const rows = tokens.length
+    if (rows < 1 || rows > this.maxRows) {
+      throw new RingletError('internal', `a decode batch of ${rows} rows; the KV cache has ${this.maxRows}`)
+    }
+    for (let row = 0; row < rows; row++) {
+      this.#enter(this.#decodeIo, row, row, tokens[row]!, positions[row]!, adapterSlots[row])
+      this.#decodeIo.lastPositions[row] = positions[row]!
+    }
+    for (let first = 0; first < rows; ) {
+      let end = first + 1
+      while (end < rows && adapterSlots[end] === adapterSlots[first]) {
+        end++
+      }
+      this.#decodeRows(first, end - first, adapterSlots[first], positions)
+      first = end
+    }
+    return this.#decodeIo.logits.subarray(0, rows * this.vocabSize)
+  }
+
+  kvKind(promptPositions: number): string {
+    return this.#rope.isLong(promptPositions) ? 'long' : 'short'
+  }
+
+  copyRow(from: number, to: number, positions: number): void {
+    this.#kv.copyRow(from, to, positions)
+    this.#rope.copyRow(from, to)
+  }
+
+  saveKv(range: KvRange): KvSnapshot {
+    return this.#kv.save(range)
+  }
+
+  restoreKv(kvRow: number, snapshot: KvSnapshot, end: number): void {
+    this.#kv.restore(kvRow, snapshot, end)
+  }
+
+  loadAdapter(adapterSlot: number, adapter: PackedAdapter): void {
+    this.#adapters.load(adapterSlot, adapter)
+  }
+
+  unloadAdapter(adapterSlot: number): void {
+    this.#adapters.unload(adapterSlot)
+  }
+
+  dispose(): void {
+    for (const binding of [...this.#decodeBindings.values(), ...this.#prefillBindings.values()]) {
+      binding.dispose()
+    }
+    this.#decodeBindings.clear()
+    this.#prefillBindings.clear()
+    this.#decodeIo.dispose()
+    this.#prefillIo.dispose()
+    this.#heads.dispose()
+    this.#adapters.dispose()
+    this.#kv.dispose()
+    this.#sessions.dispose()
+    this.#parts.weights.dispose()
+    this.#parts.environment.dispose()
+  }
+
+  #runChunk(chunk: Omit<PrefillChunk, 'logits'>, hidden: number, logits: number): StepIo {
+    const { kvRow, tokens, startPosition, adapterSlot } = chunk
+    const count = tokens.length
+    if (count === 0 || kvRow < 0 || kvRow >= this.maxRows) {
+      throw new RingletError('internal', `a chunk of ${count} tokens for row ${kvRow} of ${this.maxRows}`)
+    }
+    this.#rope.choose(kvRow, chunk.promptPositions ?? startPosition + count)
+    const io = this.#prefillIoFor(count, logits)
+    for (let i = 0; i < count; i++) {
+      this.#enter(io, i, kvRow, tokens[i]!, startPosition + i, adapterSlot)
+    }
+    io.lastPositions[0] = startPosition + count - 1
+    const run = { first: 0, rows: 1, tokens: count, hidden, logits, kvRow, adapterSlot }
+    const form = this.#form(adapterSlot)
+    const binding = this.#binding(this.#prefillBindings, formKey(form), form)
+    io.bind(binding, run)
+    this.#kv.bind(binding, kvRow, 1)
+    this.#run(io, binding, { ...run, totalPositions: startPosition + count })
+    return io
+  }
+
+  #decodeRows(first: number, count: number, adapterSlot: number | undefined, positions: Int32Array): void {
+    const form = this.#form(adapterSlot)
+    const key = `${formKey(form)}/${first}/${count}`
+    const run = { first, rows: count, tokens: 1, hidden: count, logits: count }
+    const known = this.#decodeBindings.get(key)
+    const binding = known ?? this.#binding(this.#decodeBindings, key, form)
+    if (known === undefined) {
+      this.#decodeIo.bind(binding, run)
+      this.#kv.bind(binding, first, count)
+    }
+    let totalPositions = 0
+    for (let row = first; row < first + count; row++) {
+      totalPositions = Math.max(totalPositions, positions[row]! + 1)
+    }
+    this.#run(this.#decodeIo, binding, { ...run, kvRow: first, adapterSlot, totalPositions })
+  }
+
+  #run(io: StepIo, binding: OrtBinding, run: Run): void {
+    const { adapterSlot, first, logits, hidden } = run
+    io.setTotalPositions(run.totalPositions)
+    if (adapterSlot !== undefined) {
+      this.#adapters.bind(binding, adapterSlot)
+    }
+    binding.run()
+    const head = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot).savedHead
+    if (head !== undefined && logits > 0) {
+      const hiddenStart = (first + hidden - logits) * this.hiddenSize
+      this.#heads.run(head, logits, io.hidden.subarray(hiddenStart), io.logits.subarray(first * this.vocabSize))
+    }
+  }
+
+  /** Token `i` of the step: its embedding, and its row of the rotary tables. */
+  #enter(io: StepIo, i: number, kvRow: number, token: number, position: number, adapterSlot: number | undefined): void {
+    if (position < 0 || position >= this.maxPositions) {
+      throw new RingletError('internal', `position ${position}; the KV cache has ${this.maxPositions}`)
+    }
+    const delta = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot).embedding
+    this.#parts.embedding.write(token, position, delta, io.embeddings, i * this.hiddenSize)
+    if (this.#rope.usesPositionIds) {
+      io.positionIds[i] = this.#rope.tableRow(kvRow, position)
+    }
+  }
+
+  #form(adapterSlot: number | undefined): GraphForm {
+    if (adapterSlot === undefined) {
+      return { weights: this.#dtype, lora: 'none', extras: false }
+    }
+    return { weights: this.#dtype, lora: 'uniform', extras: this.#adapters.get(adapterSlot).extras }
+  }
+
+  #binding(bindings: Map<string, OrtBinding>, key: string, form: GraphForm): OrtBinding {
+    const known = bindings.get(key)
+    if (known !== undefined) {
+      return known
+    }
+    const binding = new OrtBinding(this.#parts.environment, this.#sessions.get(form))
+    bindings.set(key, binding)
+    return binding
+  }
+
+  #prefillIoFor(tokens: number, logits: number): StepIo {
+    if (!this.#prefillIo.holds(tokens, logits)) {
+      this.#prefillIo.dispose()
+      this.#prefillIo = this.#createIo(tokens, Math.max(logits, 1))
+    }
+    return this.#prefillIo
+  }
+
+  #createIo(tokens: number, logits: number): StepIo {
+    const { hiddenSize, vocabSize } = this
+    const { usesPositionIds } = this.#rope
+    return new StepIo(this.#parts.environment, { hiddenSize, vocabSize, tokens, logits, usesPositionIds })
+  }
+}

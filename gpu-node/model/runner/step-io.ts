@@ -1,0 +1,116 @@
+/** The small inputs and the outputs of a run: arrays filled before it and read after it, and tensors over them by size. */
+
+import type { OrtBinding } from '../../ort/binding.ts'
+import type { OrtEnvironment } from '../../ort/environment.ts'
+import { type ElementType, OrtTensor } from '../../ort/tensor.ts'
+import {
+  EMBEDDINGS,
+  HIDDEN,
+  HIDDEN_ROWS,
+  LAST_POSITIONS,
+  LOGIT_ROWS,
+  LOGITS,
+  POSITION_IDS,
+  TOTAL_POSITIONS,
+} from '../graph/graph-names.ts'
+
+export interface StepShape {
+  /** First row of the arrays that takes part. */
+  first: number
+  rows: number
+  /** A row. */
+  tokens: number
+  /** How many tokens' hidden states and logits are wanted: the last ones of the step. */
+  hidden: number
+  logits: number
+}
+
+export interface StepSizes {
+  hiddenSize: number
+  vocabSize: number
+  /** Most tokens of a step, and most of them whose logits are wanted. */
+  tokens: number
+  logits: number
+  usesPositionIds: boolean
+}
+
+type StepArray = Float32Array | Int32Array | BigInt64Array
+
+export class StepIo {
+  readonly embeddings: Float32Array
+  readonly lastPositions: Int32Array
+  readonly positionIds: BigInt64Array
+  readonly hidden: Float32Array
+  readonly logits: Float32Array
+  readonly #environment: OrtEnvironment
+  readonly #sizes: StepSizes
+  readonly #total = new Int32Array(1)
+  readonly #totalTensor: OrtTensor
+  readonly #indices: BigInt64Array
+  /** By array, then by offset and shape. */
+  readonly #tensors = new Map<StepArray, Map<string, OrtTensor>>()
+
+  constructor(environment: OrtEnvironment, sizes: StepSizes) {
+    const { hiddenSize, vocabSize, tokens, logits } = sizes
+    this.#environment = environment
+    this.#sizes = sizes
+    this.embeddings = new Float32Array(tokens * hiddenSize)
+    this.lastPositions = new Int32Array(tokens)
+    this.positionIds = new BigInt64Array(tokens)
+    this.hidden = new Float32Array(tokens * hiddenSize)
+    // One element more: a tensor of no logits needs an address too.
+    this.logits = new Float32Array(logits * vocabSize + 1)
+    this.#indices = BigInt64Array.from({ length: tokens + 1 }, (_, i) => BigInt(i))
+    this.#totalTensor = new OrtTensor(environment, 'int32', [], this.#total)
+  }
+
+  holds(tokens: number, logits: number): boolean {
+    return tokens <= this.#sizes.tokens && logits <= this.#sizes.logits
+  }
+
+  /** Called before each run: the most positions of any row, those of this step included. */
+  setTotalPositions(total: number): void {
+    this.#total[0] = total
+  }
+
+  bind(binding: OrtBinding, { first, rows, tokens, hidden, logits }: StepShape): void {
+    const count = rows * tokens
+    const start = first * tokens
+    const { hiddenSize, vocabSize } = this.#sizes
+    binding.input(TOTAL_POSITIONS, this.#totalTensor)
+    binding.input(EMBEDDINGS, this.#tensor('float32', this.embeddings, start * hiddenSize, [rows, tokens, hiddenSize]))
+    binding.input(LAST_POSITIONS, this.#tensor('int32', this.lastPositions, first, [rows]))
+    if (this.#sizes.usesPositionIds) {
+      binding.input(POSITION_IDS, this.#tensor('int64', this.positionIds, start, [rows, tokens]))
+    }
+    binding.input(HIDDEN_ROWS, this.#tensor('int64', this.#indices, count - hidden, [hidden]))
+    binding.input(LOGIT_ROWS, this.#tensor('int64', this.#indices, hidden - logits, [logits]))
+    binding.output(HIDDEN, this.#tensor('float32', this.hidden, start * hiddenSize, [hidden, hiddenSize]))
+    binding.output(LOGITS, this.#tensor('float32', this.logits, start * vocabSize, [logits, vocabSize]))
+  }
+
+  dispose(): void {
+    this.#totalTensor.dispose()
+    for (const tensors of this.#tensors.values()) {
+      for (const tensor of tensors.values()) {
+        tensor.dispose()
+      }
+    }
+    this.#tensors.clear()
+  }
+
+  #tensor(type: ElementType, data: StepArray, offset: number, shape: number[]): OrtTensor {
+    let known = this.#tensors.get(data)
+    if (known === undefined) {
+      known = new Map()
+      this.#tensors.set(data, known)
+    }
+    const key = `${offset}:${shape.join('x')}`
+    let tensor = known.get(key)
+    if (tensor === undefined) {
+      tensor = new OrtTensor(this.#environment, type, shape, data.subarray(offset))
+      known.set(key, tensor)
+    }
+    return tensor
+  }
+}

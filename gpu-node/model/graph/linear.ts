@@ -1,12 +1,11 @@
 /** One matrix of the plan in the graph: base product in the chosen weight format, and what an adapter adds. */
 
+import { QUANTISED_BLOCK } from '../quantise.ts'
 import type { GraphForm } from './graph-form.ts'
 import { loraInputs } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import type { MatrixPlan } from './weight-plan.ts'
 
-/** Elements that share a scale in the quantised formats. */
-export const QUANTISED_BLOCK = 32
 const BITS = { int8: 8, int4: 4 } as const
 
 /** `x`: `[…, in]`; returns `[…, out]`. */

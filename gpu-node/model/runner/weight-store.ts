@@ -5,6 +5,13 @@ import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
 import type { WeightFormat } from '../graph/graph-form.ts'
 import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
+import {
+  allocateQuantised,
+  QUANTISED_BLOCK,
+  type QuantisedBits,
+  type QuantisedMatrix,
+  quantiseRows,
+} from '../quantise.ts'
 
 /** What is needed of a checkpoint. */
 export interface WeightSource {
@@ -42,7 +49,11 @@ export async function loadWeights(
     if (format === 'f32' || name.endsWith('.router')) {
       addFloats(`${name}.weight`, [outFeatures, inFeatures], weight)
     } else {
-      throw new TypeError('quantised weights: next')
+      const bits = format === 'int8' ? 8 : 4
+      const { weight: codes, scales } = quantise(weight, outFeatures, inFeatures, bits)
+      const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
+      add(`${name}.weight`, new OrtTensor(environment, 'uint8', [outFeatures, blocks, 4 * bits], codes))
+      addFloats(`${name}.scales`, [outFeatures, blocks], scales)
     }
     if (matrix.hasBias) {
       addFloats(`${name}.bias`, [outFeatures], await readBias(source, matrix))
@@ -65,6 +76,12 @@ export async function loadWeights(
       initializers.clear()
     },
   }
+}
+
+function quantise(values: Float32Array, rows: number, columns: number, bits: QuantisedBits): QuantisedMatrix {
+  const matrix = allocateQuantised(rows, columns, bits)
+  quantiseRows(matrix, 0, values)
+  return matrix
 }
 
 type AddFloats = (name: string, shape: number[], data: Float32Array) => void

@@ -1,0 +1,196 @@
+/** One golden case: its runs through the real runner, alone and all in one batch, beside the reference's answers. */
+
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { RingletError } from '../../shared/errors.ts'
+import { baseWeightsOf } from '../adapters/base-weights.ts'
+import { readPeftAdapter } from '../adapters/peft.ts'
+import { openSafetensors } from '../formats/safetensors.ts'
+import { type Checkpoint, openCheckpoint } from '../model/checkpoint.ts'
+import type { WeightFormat } from '../model/graph/graph-form.ts'
+import { packAdapter } from '../model/pack-adapter.ts'
+import { createOrtRunner, type OrtRunner } from '../model/runner/ort-runner.ts'
+import { type Comparison, compareLogits, meanLogprob } from './golden-compare.ts'
+
+/** f32 logits may differ by this much from the reference's. */
+const F32_TOLERANCE = 1e-3
+
+interface GoldenRun {
+  name: string
+  adapter: string | null
+  prompt: number
+  greedy: number[]
+}
+
+interface Golden {
+  prompts: number[][]
+  runs: GoldenRun[]
+}
+
+export interface RunRow extends Comparison {
+  run: string
+  mode: 'alone' | 'batched'
+  /** Greedy tokens equal to the reference's, from the first on. */
+  agreed: number
+  wanted: number
+  /** Relative: this perplexity over the reference's, less 1, on the prompt; base runs only. */
+  perplexityChange: number | undefined
+  ok: boolean
+}
+
+export interface CaseReport {
+  name: string
+  rows: RunRow[]
+  notCovered: string[]
+}
+
+export async function runGoldenCase(folder: string, name: string, dtype: WeightFormat): Promise<CaseReport> {
+  const golden = JSON.parse(await readFile(join(folder, 'golden.json'), 'utf8')) as Golden
+  let checkpoint: Checkpoint
+  try {
+    checkpoint = await openCheckpoint(join(folder, 'base'))
+  } catch (error) {
+    return { name, rows: [], notCovered: [reason('the base', error)] }
+  }
+  const adapters = [...new Set(golden.runs.map((run) => run.adapter))].filter((adapter) => adapter !== null)
+  const longest = Math.max(...golden.runs.map((run) => golden.prompts[run.prompt]!.length + run.greedy.length))
+  const notCovered: string[] = []
+  const runner = await createOrtRunner({
+    checkpoint,
+    dtype,
+    threads: 2,
+    maxRows: golden.runs.length,
+    maxPositions: Math.min(checkpoint.spec.maxPositions, longest + 1),
+    adapterSlots: adapters.length,
+  })
+  try {
+    const slots = await loadAdapters(folder, adapters, checkpoint, runner, notCovered)
+    const runs = golden.runs.filter((run) => run.adapter === null || slots.has(run.adapter))
+    const reference = await openSafetensors(join(folder, 'logits.safetensors'))
+    const rows: RunRow[] = []
+    for (const run of runs) {
+      const slot = run.adapter === null ? undefined : slots.get(run.adapter)
+      const wanted = await reference.read(run.name)
+      rows.push(runAlone(runner, golden.prompts[run.prompt]!, run, slot, wanted, dtype))
+    }
+    rows.push(...runBatched(runner, golden, runs, slots, rows, dtype))
+    await reference.close()
+    return { name, rows, notCovered }
+  } finally {
+    runner.dispose()
+    await checkpoint.close()
+  }
+}
+
+async function loadAdapters(
+  folder: string,
+  names: readonly string[],
+  checkpoint: Checkpoint,
+  runner: OrtRunner,
+  notCovered: string[],
+): Promise<Map<string, number>> {
+  const slots = new Map<string, number>()
+  for (const name of names) {
+    try {
+      const directory = join(folder, 'adapters', name)
+      if (!existsSync(directory)) {
+        throw new Error(`no folder ${directory}`)
+      }
+      const { adapter } = await readPeftAdapter(directory, checkpoint.spec, { baseWeights: baseWeightsOf(checkpoint) })
+      runner.loadAdapter(slots.size, await packAdapter(adapter, checkpoint))
+      slots.set(name, slots.size)
+    } catch (error) {
+      notCovered.push(reason(`adapter ${name}`, error))
+    }
+  }
+  return slots
+}
+
+function reason(what: string, error: unknown): string {
+  return `${what}: ${error instanceof RingletError ? `${error.code}: ` : ''}${(error as Error).message}`
+}
+
+function runAlone(
+  runner: OrtRunner,
+  prompt: readonly number[],
+  run: GoldenRun,
+  adapterSlot: number | undefined,
+  wanted: Float32Array,
+  dtype: WeightFormat,
+): RunRow {
+  const tokens = Int32Array.from(prompt)
+  const logits = runner.prefill({ kvRow: 0, tokens, startPosition: 0, adapterSlot, logits: 'all' }).slice()
+  const { vocabSize } = runner
+  const comparison = compareLogits(logits.subarray(logits.length - wanted.length), wanted)
+  let next = argmax(logits.subarray(logits.length - vocabSize))
+  let agreed = 0
+  while (agreed < run.greedy.length && next === run.greedy[agreed]) {
+    const positions = Int32Array.of(prompt.length + agreed)
+    agreed++
+    // The last token's own successor is not asked for.
+    if (agreed < run.greedy.length) {
+      next = argmax(runner.decode({ tokens: Int32Array.of(next), positions, adapterSlots: [adapterSlot] }))
+    }
+  }
+  const ok = dtype !== 'f32' || (comparison.maxDifference <= F32_TOLERANCE && agreed === run.greedy.length)
+  const whole = wanted.length === logits.length && prompt.length > 1
+  const perplexityChange = whole
+    ? Math.exp(meanLogprob(wanted, prompt, vocabSize) - meanLogprob(logits, prompt, vocabSize)) - 1
+    : undefined
+  return { run: run.name, mode: 'alone', agreed, wanted: run.greedy.length, perplexityChange, ok, ...comparison }
+}
+
+/** Every run in a row of its own; each step decodes all rows, fed with the reference's tokens. */
+function runBatched(
+  runner: OrtRunner,
+  golden: Golden,
+  runs: readonly GoldenRun[],
+  slots: ReadonlyMap<string, number>,
+  alone: readonly RunRow[],
+  dtype: WeightFormat,
+): RunRow[] {
+  const adapterSlots = runs.map((run) => (run.adapter === null ? undefined : slots.get(run.adapter)))
+  const { vocabSize } = runner
+  const next = runs.map((run, kvRow) => {
+    const tokens = Int32Array.from(golden.prompts[run.prompt]!)
+    return argmax(runner.prefill({ kvRow, tokens, startPosition: 0, adapterSlot: adapterSlots[kvRow], logits: 'last' }))
+  })
+  const agreed = runs.map(() => 0)
+  const done = runs.map(() => false)
+  const steps = Math.max(...runs.map((run) => run.greedy.length))
+  for (let step = 0; step < steps; step++) {
+    for (const [row, run] of runs.entries()) {
+      done[row] ||= step >= run.greedy.length || next[row] !== run.greedy[step]
+      agreed[row]! += done[row] ? 0 : 1
+    }
+    const last = (run: GoldenRun): number => Math.min(step, run.greedy.length - 1)
+    // Rows that are done repeat their last token at its place: they stay in the batch and change nothing.
+    const tokens = Int32Array.from(runs, (run) => run.greedy[last(run)] ?? 0)
+    const positions = Int32Array.from(runs, (run) => golden.prompts[run.prompt]!.length + Math.max(0, last(run)))
+    const logits = runner.decode({ tokens, positions, adapterSlots })
+    for (let row = 0; row < runs.length; row++) {
+      next[row] = argmax(logits.subarray(row * vocabSize, (row + 1) * vocabSize))
+    }
+  }
+  return runs.map((run, row) => ({
+    run: run.name,
+    mode: 'batched',
+    agreed: agreed[row]!,
+    wanted: run.greedy.length,
+    maxDifference: alone[row]!.maxDifference,
+    relative: alone[row]!.relative,
+    perplexityChange: undefined,
+    ok: dtype !== 'f32' || agreed[row] === run.greedy.length,
+  }))
+}
+
+function argmax(logits: Float32Array): number {
+  let best = 0
+  for (let i = 1; i < logits.length; i++) {
+    if (logits[i]! > logits[best]!) {
+      best = i
+    }
+  }
+  return best
+}

@@ -4,6 +4,7 @@ import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
 import { nodeHash } from '../routing/hash.ts'
 import type { FleetRegistry } from './fleet-registry.ts'
 import { toResidentHashes } from './resident-index.ts'
+import type { ShardReader } from './shard-report.ts'
 
 export interface FleetRegistryBinding {
   namespace: DurableObjectNamespace<FleetRegistry>
@@ -28,7 +29,14 @@ export async function drainNode(registry: FleetRegistryBinding, nodeId: string, 
   return await shardOf(registry, nodeId).drain(nodeId, draining)
 }
 
-export function fleetShard(registry: FleetRegistryBinding, shard: number): DurableObjectStub<FleetRegistry> {
+export function fleetReader(registry: FleetRegistryBinding): ShardReader {
+  return {
+    shards: registry.shards,
+    read: (shard, run, cursor) => fleetShard(registry, shard).read(run, cursor),
+  }
+}
+
+function fleetShard(registry: FleetRegistryBinding, shard: number): DurableObjectStub<FleetRegistry> {
   const { namespace, locationHint } = registry
   const id = namespace.idFromName(`shard-${shard}`)
   return locationHint === undefined ? namespace.get(id) : namespace.get(id, { locationHint })

@@ -2,18 +2,9 @@
 
 import { DurableObject } from 'cloudflare:workers'
 import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
-import { afterHeartbeat, isAlive, isDraining, isForgotten, type NodeRecord, type NodeReport } from './membership.ts'
+import { afterHeartbeat, isAlive, isDraining, isForgotten, type NodeRecord } from './membership.ts'
 import type { ResidentHashes } from './resident-index.ts'
-
-/** What a shard tells an isolate. Times are ages, so that no two clocks are compared. */
-export interface ShardReport {
-  /** Random per start of the shard; cursors of another run mean nothing. */
-  run: string
-  cursor: number
-  nodes: { report: NodeReport; ageMs: number; damped: boolean }[]
-  /** Only of nodes whose residents changed after the asked cursor. */
-  residents: { nodeId: string; hashes: ResidentHashes }[]
-}
+import type { ShardReport } from './shard-report.ts'
 
 interface Residents {
   bootId: string

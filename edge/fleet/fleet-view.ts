@@ -1,9 +1,8 @@
 /** An isolate's picture of the fleet: a second or two old, refreshed behind requests, kept while the registry is slow. */
 
-import { type FleetRegistryBinding, fleetShard } from './fleet-client.ts'
-import type { ShardReport } from './fleet-registry.ts'
 import { createFleetSnapshot, type FleetNode, type FleetSnapshot } from './fleet-snapshot.ts'
 import { createResidentIndex, NO_RESIDENTS } from './resident-index.ts'
+import type { ShardReader, ShardReport } from './shard-report.ts'
 
 /** Older than this, the next request refreshes it. */
 const REFRESH_MS = 1_000
@@ -14,13 +13,11 @@ const SHARD_TIMEOUT_MS = 1_500
 
 export interface FleetView {
   /** `waitUntil` keeps the request's context alive for a refresh that nobody waits for. */
-  snapshot: (registry: FleetRegistryBinding, waitUntil: (work: Promise<unknown>) => void) => Promise<FleetSnapshot>
+  snapshot: (registry: ShardReader, waitUntil: (work: Promise<unknown>) => void) => Promise<FleetSnapshot>
 }
 
 export interface FleetViewOptions {
   now: () => number
-  /** Asks one shard; replaced in tests of slowness. */
-  read?: (registry: FleetRegistryBinding, shard: number, run: string, cursor: number) => Promise<ShardReport>
   shardTimeoutMs?: number
 }
 
@@ -33,7 +30,6 @@ interface ShardState {
 /** One an isolate, made at its start. */
 export function createFleetView(options: FleetViewOptions): FleetView {
   const { now, shardTimeoutMs = SHARD_TIMEOUT_MS } = options
-  const read = options.read ?? ((registry, shard, run, cursor) => fleetShard(registry, shard).read(run, cursor))
   let shards: ShardState[] = []
   let held: FleetSnapshot | undefined
   /** When a refresh began that has not ended. Not a promise: one request must not wait for another's I/O in workerd. */
@@ -41,7 +37,7 @@ export function createFleetView(options: FleetViewOptions): FleetView {
   /** When the last refresh ended, whatever it brought: a shard that hangs makes one request in ten seconds wait, not each. */
   let refreshedAt = Number.NEGATIVE_INFINITY
 
-  const refresh = async (registry: FleetRegistryBinding): Promise<void> => {
+  const refresh = async (registry: ShardReader): Promise<void> => {
     const startedAt = now()
     refreshingSince = startedAt
     if (shards.length !== registry.shards) {
@@ -51,7 +47,7 @@ export function createFleetView(options: FleetViewOptions): FleetView {
     const answers = await Promise.all(
       current.map(async (state, shard) => {
         const { run, cursor } = state
-        const report = await withTimeout(read(registry, shard, run, cursor), shardTimeoutMs)
+        const report = await withTimeout(registry.read(shard, run, cursor), shardTimeoutMs)
         // Two refreshes may overlap; the later cursor wins.
         if (report !== undefined && !(state.run === report.run && state.cursor > report.cursor)) {
           current[shard] = applyReport(state, report, now())
@@ -103,10 +99,11 @@ const NOTHING_RESIDENT = createResidentIndex(NO_RESIDENTS)
 
 /** `undefined` when the shard failed or took too long: the caller keeps what it has. */
 async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  let timer: ReturnType<typeof setTimeout> | null = null
+  let giveUp: () => void
   const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), timeoutMs)
+    giveUp = () => resolve(undefined)
   })
+  const timer = setTimeout(() => giveUp(), timeoutMs)
   try {
     return await Promise.race([work, late])
   } catch {

@@ -11,8 +11,8 @@ export function formatReport({ name, rows }: CaseReport, dtype: WeightFormat): s
 }
 
 function formatRow(row: RunRow, width: number): string {
-  const difference = row.mode === 'alone' ? row.maxDifference.toExponential(1) : ''
-  const relative = row.mode === 'alone' ? row.relative.toExponential(1) : ''
+  const difference = row.maxDifference.toExponential(1)
+  const relative = row.relative.toExponential(1)
   const greedy = `greedy ${row.agreed}/${row.wanted}`
   const cells = [row.run.padEnd(width), row.mode.padEnd(7), difference.padStart(8), relative.padStart(8), greedy]
   return `  ${cells.join('  ')}${row.ok ? '' : '  MISS'}`

@@ -1,0 +1,137 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { GraphWriter, MICROSOFT } from '../../../gpu-node/model/graph/graph-writer.ts'
+import { allocateQuantised, dequantise, type QuantisedBits, quantiseRows } from '../../../gpu-node/model/quantise.ts'
+import { OrtBinding } from '../../../gpu-node/ort/binding.ts'
+import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
+import { OrtSession } from '../../../gpu-node/ort/session.ts'
+import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
+import { normals } from '../../support/normals.ts'
+
+function quantise(values: Float32Array, rows: number, columns: number, bits: QuantisedBits) {
+  const matrix = allocateQuantised(rows, columns, bits)
+  quantiseRows(matrix, 0, values)
+  return matrix
+}
+
+function relativeError(values: Float32Array, approximate: Float32Array): number {
+  const squares = (list: Float32Array) => list.reduce((sum, x) => sum + x * x, 0)
+  return Math.sqrt(squares(values.map((x, i) => x - approximate[i]!)) / squares(values))
+}
+
+describe('quantised matrices', () => {
+  test.each<[QuantisedBits, number]>([
+    [8, 0.006],
+    [4, 0.082],
+  ])('int%d keeps normal weights within its relative error', (bits, limit) => {
+    const values = normals(64 * 256, 1)
+    expect(relativeError(values, dequantise(quantise(values, 64, 256, bits)))).toBeLessThan(limit)
+  })
+
+  test('int8 is within half a step of every weight, whatever its block', () => {
+    const weight = fc.oneof(
+      fc.float({ noNaN: true, noDefaultInfinity: true, min: -(2 ** 100), max: 2 ** 100 }),
+      fc.constant(0),
+    )
+    fc.assert(
+      fc.property(fc.array(weight, { minLength: 1, maxLength: 70 }), (list) => {
+        const values = Float32Array.from(list)
+        const close = dequantise(quantise(values, 1, values.length, 8))
+        for (const [i, value] of values.entries()) {
+          const start = i - (i % 32)
+          const step = Math.max(...values.subarray(start, start + 32).map(Math.abs)) / 127
+          expect(Math.abs(value - close[i]!)).toBeLessThanOrEqual(step * 0.5001 + 2e-38)
+        }
+      }),
+    )
+  })
+
+  test('int4 is never worse than the plain choice of its scale', () => {
+    const block = fc.array(fc.float({ noNaN: true, min: -8, max: 8 }), { minLength: 32, maxLength: 32 })
+    fc.assert(
+      fc.property(block, (list) => {
+        const values = Float32Array.from(list)
+        const extreme = values.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0)
+        const plain = values.map((x) => Math.max(-8, Math.min(7, Math.round((x / extreme) * -8) || 0)) * (extreme / -8))
+        const ours = dequantise(quantise(values, 1, 32, 4))
+        const error = (list: Float32Array) => list.reduce((sum, x, i) => sum + (x - values[i]!) ** 2, 0)
+        expect(error(ours)).toBeLessThanOrEqual(error(plain) * 1.0001 + 1e-9)
+      }),
+    )
+  })
+
+  test('rows written in parts equal the whole', () => {
+    const values = normals(6 * 40, 2)
+    for (const bits of [4, 8] as const) {
+      const parts = allocateQuantised(6, 40, bits)
+      quantiseRows(parts, 0, values.subarray(0, 80))
+      quantiseRows(parts, 2, values.subarray(80))
+      expect(parts).toEqual(quantise(values, 6, 40, bits))
+    }
+    expect(() => quantiseRows(allocateQuantised(2, 40, 8), 1, values.subarray(0, 80))).toThrow(RangeError)
+  })
+
+  test.each<[QuantisedBits, number]>([
+    [8, 64],
+    [4, 64],
+    [8, 40],
+    [4, 40],
+  ])('int%d with %d columns means to ONNX Runtime what it means to us', (bits, columns) => {
+    const [rows, tokens] = [48, 3]
+    const matrix = quantise(normals(rows * columns, 3), rows, columns, bits)
+    const x = normals(tokens * columns, 4)
+    const expected = multiply(x, dequantise(matrix), tokens, columns, rows)
+    const actual = runMatMulNBits(x, matrix, tokens)
+    for (const [i, value] of expected.entries()) {
+      expect(actual[i]).toBeCloseTo(value, 3)
+    }
+  })
+})
+
+/** x `[tokens, columns]` · Wᵀ `[columns, rows]`. */
+function multiply(x: Float32Array, weight: Float32Array, tokens: number, columns: number, rows: number): Float32Array {
+  return Float32Array.from({ length: tokens * rows }, (_, i) => {
+    const [token, row] = [Math.floor(i / rows), i % rows]
+    let sum = 0
+    for (let k = 0; k < columns; k++) {
+      sum += x[token * columns + k]! * weight[row * columns + k]!
+    }
+    return sum
+  })
+}
+
+function runMatMulNBits(x: Float32Array, matrix: ReturnType<typeof quantise>, tokens: number): Float32Array {
+  const { rows, columns, bits, weight, scales } = matrix
+  const blocks = Math.ceil(columns / 32)
+  const graph = new GraphWriter()
+  const inputs = [
+    graph.input('x', 'float32', [tokens, columns]),
+    graph.weight('weight', 'uint8', [rows, blocks, 4 * bits]),
+    graph.weight('scales', 'float32', [rows, blocks]),
+  ]
+  const attributes = { K: columns, N: rows, bits, block_size: 32, accuracy_level: 0 }
+  const product = graph.node('MatMulNBits', inputs, { domain: MICROSOFT, attributes })
+  graph.output('y', product, 'float32', [tokens, rows])
+  const environment = new OrtEnvironment(1)
+  const initializers = new Map([
+    ['weight', new OrtTensor(environment, 'uint8', [rows, blocks, 4 * bits], weight)],
+    ['scales', new OrtTensor(environment, 'float32', [rows, blocks], scales)],
+  ])
+  const session = new OrtSession(environment, { model: graph.toModel(), initializers })
+  const binding = new OrtBinding(environment, session)
+  const y = new Float32Array(tokens * rows)
+  const feeds = [
+    new OrtTensor(environment, 'float32', [tokens, columns], x),
+    new OrtTensor(environment, 'float32', [tokens, rows], y),
+  ] as const
+  binding.input('x', feeds[0])
+  binding.output('y', feeds[1])
+  binding.run()
+  binding.dispose()
+  session.dispose()
+  for (const tensor of [...feeds, ...initializers.values()]) {
+    tensor.dispose()
+  }
+  environment.dispose()
+  return y
+}

@@ -2,10 +2,10 @@
 
 import { z } from 'zod'
 import { ADAPTER_SOURCES } from '../shared/adapter-ref.ts'
-import type { TicketKeys } from '../shared/ticket.ts'
+import type { SigningKeys } from '../shared/hmac.ts'
 
 /** `id:secret,id:secret`: the first signs, all verify. */
-const keyList = z.string().transform((text, context): TicketKeys['keys'] => {
+const keyList = z.string().transform((text, context): SigningKeys['keys'] => {
   const keys = text.split(',').map((entry) => {
     const colon = entry.indexOf(':')
     return { id: entry.slice(0, colon).trim(), secret: entry.slice(colon + 1).trim() }
@@ -43,6 +43,13 @@ const configSchema = z.object({
   RINGLET_PRIVATE_TTL_SECONDS: wholeNumber(0, 0, 60),
   RINGLET_HOME_TIMEOUT_MS: wholeNumber(5_000, 100, 60_000),
   RINGLET_MAX_BODY_BYTES: wholeNumber(4 * 2 ** 20, 1024, 100 * 2 ** 20),
+  /** Durable Objects that hear the nodes; one hears about 250 at ease. */
+  RINGLET_FLEET_SHARDS: wholeNumber(1, 1, 64),
+  /** Where those are made: a location hint of Cloudflare's, e.g. `weur`; without it near the first node that speaks. */
+  RINGLET_FLEET_LOCATION: z
+    .enum(['wnam', 'enam', 'sam', 'weur', 'eeur', 'apac', 'oc', 'afr', 'me'])
+    .or(z.literal(''))
+    .default(''),
   /** Origins that browsers may call from, comma-separated, or `*`; empty: none. */
   RINGLET_CORS_ORIGINS: z
     .string()

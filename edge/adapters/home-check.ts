@@ -30,8 +30,8 @@ interface Remembered {
 /** Shared by the requests of an isolate. Private verdicts are keyed with a hash of the caller's token. */
 const readable = new LRUCache<string, Remembered>({ max: 50_000 })
 
-/** The selection with exact revisions, or the first ref (in order) that the caller may not read. */
-export type Authorization = { kind: 'allowed'; selection: AdapterSelection } | { kind: 'refused'; ref: AdapterRef }
+/** The selection with exact revisions, or the index of the first ref that the caller may not read. */
+export type Authorization = { kind: 'allowed'; selection: AdapterSelection } | { kind: 'refused'; index: number }
 
 export async function authorizeSelection(
   selection: AdapterSelection,
@@ -40,9 +40,9 @@ export async function authorizeSelection(
 ): Promise<Authorization> {
   const refs = selectionRefs(selection)
   const verdicts = await Promise.all(refs.map((ref) => ask(ref, adapterTokens[formatAdapterRef(ref)], options)))
-  const refused = refs.find((_, i) => verdicts[i]?.kind === 'refused')
-  if (refused !== undefined) {
-    return { kind: 'refused', ref: refused }
+  const refused = verdicts.findIndex((verdict) => verdict.kind === 'refused')
+  if (refused >= 0) {
+    return { kind: 'refused', index: refused }
   }
   const pinned = refs.map((ref, i) => pin(ref, verdicts[i]))
   return { kind: 'allowed', selection: withRefs(selection, pinned) }

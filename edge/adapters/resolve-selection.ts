@@ -27,6 +27,8 @@ export interface ResolveContext {
 export interface ResolvedSelection {
   /** Aliases resolved; revisions only where the caller or an alias pinned one. */
   selection: AdapterSelection
+  /** As the caller wrote them, one for each ref of the selection. */
+  names: string[]
   placementKey: string
   /** By ref spelling. */
   adapterTokens: Record<string, string>
@@ -45,7 +47,8 @@ export async function resolveSelection(fields: AdapterFields, context: ResolveCo
       param: 'api_token',
     })
   }
-  return { selection, placementKey: selectionKey(selection), adapterTokens, usageName: usageName(selection) }
+  const names = fields.merge?.parts.map((part) => part.id) ?? [fields.adapterId ?? fields.model ?? '']
+  return { selection, names, placementKey: selectionKey(selection), adapterTokens, usageName: usageName(selection) }
 }
 
 async function toSelection(

@@ -1,0 +1,20 @@
+/** The Worker as one module of JavaScript, for the local runtime; wrangler bundles by itself when it deploys. Runs in Node. */
+
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+
+export async function bundleWorker(): Promise<string> {
+  const result = await build({
+    entryPoints: [fileURLToPath(new URL('./worker.ts', import.meta.url))],
+    bundle: true,
+    write: false,
+    format: 'esm',
+    target: 'es2022',
+    conditions: ['workerd', 'worker', 'browser'],
+    external: ['cloudflare:*', 'node:*'],
+    // Class names are looked up by the runtime, function names stand in error frames.
+    keepNames: true,
+    logLevel: 'silent',
+  })
+  return result.outputFiles[0]!.text
+}

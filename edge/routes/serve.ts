@@ -1,0 +1,188 @@
+/**
+ * One authenticated request from its parsed body to the node's answer: the tenant's limits, the adapter's name, its home's
+ * word, and then the proxy.
+ */
+
+import { type AdapterSelection, selectionRefs } from '../../shared/adapter-ref.ts'
+import { tokenSchema } from '../../shared/api/adapter-fields.ts'
+import type { AdapterFields } from '../../shared/api/generate-request.ts'
+import { RingletError } from '../../shared/errors.ts'
+import type { TicketAction } from '../../shared/ticket.ts'
+import { authorizeSelection } from '../adapters/home-check.ts'
+import { adapterNotFound, type ResolvedSelection, resolveSelection } from '../adapters/resolve-selection.ts'
+import type { AppContext } from '../app-types.ts'
+import { watchRequest } from '../auth/request-watch.ts'
+import { timed } from '../doors/server-timing.ts'
+import { fleetReader } from '../fleet/fleet-client.ts'
+import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+import { forward } from '../proxy/forward.ts'
+import type { ForwardDeps, ForwardUsage } from '../proxy/forward-types.ts'
+import { type PrefetchRequest, prefetchEarly } from '../proxy/prefetch.ts'
+import { type Admission, admitRequest } from '../tenants/admission.ts'
+import type { Used } from '../tenants/tenant-counters.ts'
+import type { RequestSize } from './request-size.ts'
+
+export interface ServeRequest {
+  action: TicketAction
+  /** With the query. */
+  path: string
+  bodyText: string
+  stream: boolean
+  adapter: AdapterFields
+  size: (maxPositions: number) => RequestSize
+}
+
+export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {
+  const {
+    env: services,
+    var: { tenant },
+  } = c
+  const deps = forwardDeps(c)
+  const snapshot = await timed(c, 'fleet', deps.fleet())
+  const size = request.size(Math.max(0, ...snapshot.nodes.map((node) => node.maxPositions)))
+  const resolving = resolve(c, request.adapter, snapshot)
+  // Its refusal is taken below; until then it must not count as unhandled.
+  resolving.catch(() => undefined)
+  const admission = await timed(c, 'limits', admitRequest(tenant, size, services))
+  try {
+    const resolved = await resolving
+    c.var.requestLog.adapter = resolved.usageName
+    const selection = await timed(c, 'adapter', authorize(c, resolved, deps))
+    return await send(c, { request, resolved, selection, admission, sequences: size.sequences }, deps)
+  } catch (error) {
+    c.executionCtx.waitUntil(admission.settle(undefined))
+    throw error
+  }
+}
+
+export function forwardDeps(c: AppContext): ForwardDeps {
+  const { env: services, executionCtx } = c
+  const waitUntil = (work: Promise<unknown>) => executionCtx.waitUntil(work)
+  return {
+    fleet: () => services.fleetView.snapshot(fleetReader(services.registry), waitUntil),
+    state: services.proxyState,
+    waitUntil,
+    ticketKeys: { keys: services.config.RINGLET_TICKET_KEYS },
+    routingSecret: services.config.RINGLET_ROUTING_SEED,
+    fetch: services.fetch,
+    now: services.now,
+    random: services.random,
+    log: services.log,
+  }
+}
+
+export function resolve(c: AppContext, fields: AdapterFields, snapshot: FleetSnapshot): Promise<ResolvedSelection> {
+  const { config, aliases } = c.env
+  const headerToken = c.req.header('x-adapter-token')
+  if (headerToken !== undefined && !tokenSchema.safeParse(headerToken).success) {
+    throw new RingletError('field_invalid', 'x-adapter-token is no token', { param: 'x-adapter-token' })
+  }
+  return resolveSelection(fields, {
+    api: c.var.errorStyle,
+    baseModels: snapshot.baseModels,
+    scopes: c.var.tenant.scopes,
+    defaultSource: config.RINGLET_DEFAULT_SOURCE,
+    resolveAlias: aliases.resolve,
+    headerToken,
+  })
+}
+
+/** The home answers while the likely node already loads. */
+async function authorize(c: AppContext, resolved: ResolvedSelection, deps: ForwardDeps): Promise<AdapterSelection> {
+  const { selection, adapterTokens } = resolved
+  if (asksHomes(selection)) {
+    c.executionCtx.waitUntil(prefetchEarly(await hintOf(c, resolved), deps))
+  }
+  const verdict = await authorizeSelection(selection, adapterTokens, c.env.homes)
+  if (verdict.kind === 'refused') {
+    throw adapterNotFound(resolved.names[verdict.index] ?? '', c.var.errorStyle)
+  }
+  return verdict.selection
+}
+
+async function hintOf(c: AppContext, resolved: ResolvedSelection): Promise<PrefetchRequest> {
+  const { requestId, traceparent, tenant } = c.var
+  return {
+    ...resolved,
+    tenantId: tenant.tenantId,
+    cacheSalt: await c.env.cacheSalt(tenant.tenantId),
+    requestId,
+    traceparent,
+    createdAt: Math.floor(c.env.now() / 1000),
+  }
+}
+
+function asksHomes(selection: AdapterSelection): boolean {
+  return selectionRefs(selection).some((ref) => ref.source === 'hub' || ref.source === 'pbase')
+}
+
+interface SendPlan {
+  request: ServeRequest
+  resolved: ResolvedSelection
+  /** With exact revisions. */
+  selection: AdapterSelection
+  admission: Admission
+  sequences: number
+}
+
+async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<Response> {
+  const { env: services, var: known } = c
+  const { request, resolved, selection, admission } = plan
+  const ending = new AbortController()
+  const stopWatching = watchRequest({
+    keyId: known.tenant.keyId,
+    findWithin: services.directory.findWithin,
+    renewLease: admission.renew,
+    now: services.now,
+    end: (error) => ending.abort(error),
+  })
+  let settled = () => {}
+  // Keeps the request's context alive until its usage is recorded, also when the client has left.
+  c.executionCtx.waitUntil(
+    new Promise<void>((resolve) => {
+      settled = resolve
+    }),
+  )
+  const end = (usage: ForwardUsage | undefined) => {
+    stopWatching()
+    void admission.settle(toUsed(usage, resolved.usageName)).then(settled)
+  }
+  const { maxNewTokens } = admission
+  try {
+    return await forward(
+      {
+        path: request.path,
+        bodyText: request.bodyText,
+        accept: c.req.header('accept'),
+        action: request.action,
+        stream: request.stream,
+        errorStyle: known.errorStyle,
+        tenantId: known.tenant.tenantId,
+        cacheSalt: await services.cacheSalt(known.tenant.tenantId),
+        seed: Math.floor(services.random() * 2 ** 53),
+        limits:
+          maxNewTokens === undefined ? {} : { maxNewTokens: Math.max(1, Math.floor(maxNewTokens / plan.sequences)) },
+        requestId: known.requestId,
+        createdAt: Math.floor(services.now() / 1000),
+        traceparent: known.traceparent,
+        selection,
+        placementKey: resolved.placementKey,
+        adapterTokens: resolved.adapterTokens,
+        clientSignal: c.req.raw.signal,
+        endSignal: ending.signal,
+        onEnd: end,
+      },
+      deps,
+    )
+  } catch (error) {
+    end(undefined)
+    throw error
+  }
+}
+
+function toUsed(usage: ForwardUsage | undefined, adapter: string): Used | undefined {
+  if (usage === undefined || usage.promptTokens + usage.generatedTokens === 0) {
+    return undefined
+  }
+  return { adapter, promptTokens: usage.promptTokens, generatedTokens: usage.generatedTokens }
+}

@@ -1,0 +1,78 @@
+/** The options of `npm start`, read from its arguments. */
+
+import { readdirSync, statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+
+export interface StartOptions {
+  port: number
+  nodes: number
+  /** A checkpoint directory or a hub id. */
+  model: string
+  adapterRoots: string[]
+  stateDir: string
+  /** Handed on to every node as they are: `--dtype`, `--threads`, … */
+  nodeArguments: string[]
+}
+
+const repository = resolve(import.meta.dirname, '../..')
+const DEMO_MODEL = join(repository, 'models/demo/base')
+const DEMO_ADAPTERS = join(repository, 'models/demo/adapters')
+
+export const START_USAGE = `npm start -- [options]
+  --port N            where the edge listens on 127.0.0.1 (8787)
+  --nodes N           how many gpu-nodes (2)
+  --model DIR|ID      base model: a checkpoint directory or a hub id (the demo model)
+  --adapter-root DIR  folder of local adapters; may be given several times (the demo's)
+  --state DIR         secrets, tenants, caches and dev.json (.ringlet)
+  --dtype T           f32, int8 or int4, for every node
+  --threads N         of each node's engine`
+
+/** Throws an error whose message is for the user. */
+export function parseStartOptions(argv: readonly string[]): StartOptions | 'help' {
+  const { values } = parseArgs({
+    args: [...argv],
+    options: {
+      port: { type: 'string', default: '8787' },
+      nodes: { type: 'string', default: '2' },
+      model: { type: 'string' },
+      'adapter-root': { type: 'string', multiple: true },
+      state: { type: 'string', default: '.ringlet' },
+      dtype: { type: 'string' },
+      threads: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) {
+    return 'help'
+  }
+  const nodeArguments = (['dtype', 'threads'] as const).flatMap((name) => {
+    const value = values[name]
+    return value === undefined ? [] : [`--${name}`, value]
+  })
+  // Another model has adapters of its own: the demo's would be refused one by one.
+  const roots = values['adapter-root'] ?? (values.model === undefined ? [DEMO_ADAPTERS] : [])
+  return {
+    port: wholeNumber('--port', values.port, 0, 65_535),
+    nodes: wholeNumber('--nodes', values.nodes, 1, 64),
+    model: values.model ?? DEMO_MODEL,
+    adapterRoots: roots.map((root) => resolve(root)),
+    stateDir: resolve(values.state),
+    nodeArguments,
+  }
+}
+
+/** The adapters right below the roots: folder names, which are their local ids too. */
+export function localAdapters(roots: readonly string[]): string[] {
+  return roots.flatMap((root) =>
+    readdirSync(root).filter((name) => statSync(join(root, name, 'adapter_config.json'), { throwIfNoEntry: false })),
+  )
+}
+
+function wholeNumber(option: string, text: string, least: number, most: number): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new Error(`${option} is a whole number from ${least} to ${most}; given: ${text}`)
+  }
+  return value
+}

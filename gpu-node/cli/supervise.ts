@@ -10,14 +10,16 @@ export interface ChildSpec {
   /** Run by this same Node, with TypeScript loaded by tsx: `[file, ...args]`. */
   argv: string[]
   env: NodeJS.ProcessEnv
-  /** Called with each whole line of stdout. */
+  /** Called with each whole line of stdout and stderr. */
   onLine: (line: string) => void
+  /** Does this line say that the child serves? One that ends before it ever did is not started again. */
+  isReady: (line: string) => boolean
 }
 
 export interface SuperviseOptions {
   log: (line: string) => void
-  /** Called when a child ended without being asked to and will be started again. */
-  onRestart: (name: string) => void
+  /** Called when a child ended before it was ever ready, with the last lines it wrote to stderr. */
+  onFailedStart: (name: string, lastErrors: readonly string[]) => void
   /** Wait before the nth restart in a row of one child. */
   restartDelayMs: (restarts: number) => number
   /** How long a child may take to end after SIGTERM before its group gets SIGKILL. */
@@ -37,18 +39,21 @@ interface Child {
   spec: ChildSpec
   process: ChildProcess
   restarts: number
+  wasReady: boolean
   startedAt: number
   ended: Promise<void>
 }
 
 /** A child that ran this long before it died counts as healthy: its next restart is its first again. */
 const HEALTHY_AFTER_MS = 10_000
+/** Lines of stderr kept to say why a child ended. */
+const LAST_ERRORS = 5
 
 export function createSupervisor(options: SuperviseOptions): Supervisor {
   const children = new Map<string, Child>()
   let stopping = false
 
-  function launch(spec: ChildSpec, restarts: number): void {
+  function launch(spec: ChildSpec, restarts: number, wasReady = false): void {
     const child = spawn(process.execPath, ['--import', 'tsx', ...spec.argv], {
       env: spec.env,
       // The IPC channel closes when this process dies, however it dies; children end themselves then.
@@ -60,18 +65,27 @@ export function createSupervisor(options: SuperviseOptions): Supervisor {
       child.once('error', () => resolve())
       child.once('exit', () => resolve())
     })
-    const entry: Child = { spec, process: child, restarts, startedAt: performance.now(), ended }
+    const entry: Child = { spec, process: child, restarts, wasReady, startedAt: performance.now(), ended }
     children.set(spec.name, entry)
-    readLines(child.stdout, spec.onLine)
+    readLines(child.stdout, (line) => {
+      entry.wasReady ||= spec.isReady(line)
+      spec.onLine(line)
+    })
     const lastErrors: string[] = []
     readLines(child.stderr, (line) => {
       lastErrors.push(line)
-      lastErrors.splice(0, lastErrors.length - 5)
+      lastErrors.splice(0, lastErrors.length - LAST_ERRORS)
+      spec.onLine(line)
     })
     void ended.then(() => {
       killGroup(child, 'SIGKILL')
-      if (!stopping) {
+      if (stopping) {
+        return
+      }
+      if (entry.wasReady) {
         revive(entry, lastErrors)
+      } else {
+        options.onFailedStart(spec.name, lastErrors)
       }
     })
   }
@@ -84,10 +98,9 @@ export function createSupervisor(options: SuperviseOptions): Supervisor {
     for (const line of lastErrors) {
       options.log(`${entry.spec.name}: ${line}`)
     }
-    options.onRestart(entry.spec.name)
     setTimeout(() => {
       if (!stopping) {
-        launch(entry.spec, restarts)
+        launch(entry.spec, restarts, true)
       }
     }, options.restartDelayMs(restarts))
   }

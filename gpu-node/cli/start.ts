@@ -1,0 +1,226 @@
+/**
+ * `npm start`: the whole system on this machine. Starts the edge and the nodes, registers the local adapters as aliases,
+ * makes a demo tenant, prints how to call it, and keeps all of it running until Ctrl-C or SIGTERM.
+ */
+
+import { createWriteStream, mkdirSync } from 'node:fs'
+import { join, relative, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { IssuedToken, TenantView } from '../../shared/edge-api.ts'
+import { type AdminClient, AdminError, createAdminClient } from './admin-client.ts'
+import { type DevJson, type DevSecrets, loadSecrets, saveSecrets, writeDevJson } from './dev-state.ts'
+import { greeting } from './start-greeting.ts'
+import { localAdapters, parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
+import { type ChildSpec, createSupervisor, type Supervisor } from './supervise.ts'
+
+const repository = resolve(import.meta.dirname, '../..')
+const DEMO_TENANT = 'demo'
+const READY = /^(?:edge|node) ready (http:\/\/\S+)/
+/** What a child may take to load; a big model on a slow disk needs minutes, and says so in its log. */
+const POLL_MS = 100
+/** Checks without an answer before the edge counts as dead though its process lives (workerd may die alone). */
+const DEAF_CHECKS = 3
+const CHECK_INTERVAL_MS = 2_000
+const GRACE_MS = 8_000
+
+interface Fleet {
+  supervisor: Supervisor
+  /** Where each child serves, by name; a restarted node has another port. */
+  urls: Map<string, string>
+}
+
+async function main(): Promise<void> {
+  const options = parseStartOptions(process.argv.slice(2))
+  if (options === 'help') {
+    console.log(START_USAGE)
+    return
+  }
+  const secrets = await loadSecrets(options.stateDir)
+  const fleet = startFleet(options, secrets)
+  endOnSignals(fleet.supervisor)
+  const edgeUrl = await urlOf(fleet, 'edge')
+  const admin = createAdminClient({ edgeUrl, adminToken: secrets.adminToken, fetch })
+  const tenantToken = await demoTenant(admin, secrets, options.stateDir)
+  const aliases = localAdapters(options.adapterRoots)
+  for (const name of aliases) {
+    await admin.call('PUT', `/aliases/${name}`, { source: 'local', id: name })
+  }
+  const names = nodeNames(options)
+  await Promise.all(names.map((name) => urlOf(fleet, name)))
+  const baseModel = await untilNodesJoined(admin, names.length)
+  const state = () => ({ edgeUrl, tenantToken, adminToken: secrets.adminToken, nodes: describeNodes(fleet, names) })
+  await writeDevJson(options.stateDir, state())
+  console.log(
+    greeting({ edgeUrl, tenantToken, baseModel, adapters: aliases, stateDir: relative('.', options.stateDir) }),
+  )
+  await watch(fleet, options.stateDir, state)
+}
+
+function nodeNames({ nodes }: StartOptions): string[] {
+  return Array.from({ length: nodes }, (_, index) => `node-${index + 1}`)
+}
+
+function startFleet(options: StartOptions, secrets: DevSecrets): Fleet {
+  const urls = new Map<string, string>()
+  const supervisor = createSupervisor({
+    log: (line) => console.log(line),
+    restartDelayMs: (restarts) => Math.min(500 * 2 ** (restarts - 1), 10_000),
+    graceMs: GRACE_MS,
+    onFailedStart: (name, lastErrors) => {
+      console.error(lastErrors.at(-1) ?? `${name} ended before it was ready; see ${logFile(options, name)}`)
+      void supervisor.stop().then(() => process.exit(1))
+    },
+  })
+  const env = {
+    ...process.env,
+    RINGLET_ADMIN_TOKEN: secrets.adminToken,
+    RINGLET_TICKET_KEYS: `local:${secrets.ticketSecret}`,
+    RINGLET_JOIN_KEYS: `local:${secrets.joinSecret}`,
+    RINGLET_ROUTING_SEED: secrets.routingSeed,
+    RINGLET_SALT_SECRET: secrets.saltSecret,
+  }
+  const start = (name: string, argv: string[]) => supervisor.start(childSpec(options, urls, name, argv, env))
+  start('edge', [join(repository, 'edge/dev.ts'), '--port', String(options.port), '--state', options.stateDir])
+  // Nodes join by themselves once the edge answers, so all load at the same time.
+  void urlOf({ supervisor, urls }, 'edge').then((edgeUrl) => {
+    for (const name of nodeNames(options)) {
+      start(name, [join(repository, 'gpu-node/main.ts'), ...nodeArguments(options, name, edgeUrl)])
+    }
+  })
+  return { supervisor, urls }
+}
+
+function nodeArguments(options: StartOptions, name: string, edgeUrl: string): string[] {
+  return [
+    ...['--port', '0', '--node-id', name, '--edge-url', edgeUrl, '--model', options.model],
+    ...['--state', join(options.stateDir, name)],
+    ...options.adapterRoots.flatMap((root) => ['--adapter-root', root]),
+    ...options.nodeArguments,
+  ]
+}
+
+function childSpec(
+  options: StartOptions,
+  urls: Map<string, string>,
+  name: string,
+  argv: string[],
+  env: NodeJS.ProcessEnv,
+): ChildSpec {
+  mkdirSync(join(options.stateDir, 'logs'), { recursive: true })
+  const log = createWriteStream(logFile(options, name))
+  return {
+    name,
+    argv,
+    env,
+    isReady: (line) => READY.test(line),
+    onLine: (line) => {
+      log.write(`${line}\n`)
+      const url = READY.exec(line)?.[1]
+      if (url !== undefined) {
+        urls.set(name, url)
+      }
+    },
+  }
+}
+
+function logFile(options: StartOptions, name: string): string {
+  return join(options.stateDir, 'logs', `${name}.log`)
+}
+
+async function urlOf(fleet: Fleet, name: string): Promise<string> {
+  for (;;) {
+    const url = fleet.urls.get(name)
+    if (url !== undefined) {
+      return url
+    }
+    await sleep(POLL_MS)
+  }
+}
+
+/** The demo tenant's token: the one of an earlier start, if the edge still knows it, or a new one. */
+async function demoTenant(admin: AdminClient, secrets: DevSecrets, stateDir: string): Promise<string> {
+  const tenant = await existingOrNew(admin)
+  const keyIds = await admin.call<{ items: { keyId: string; revokedAt: string | null }[] }>(
+    'GET',
+    `/tenants/${tenant}/tokens`,
+  )
+  const known = secrets.tenantToken
+  if (known !== undefined && keyIds.items.some((key) => key.revokedAt === null && known.includes(key.keyId))) {
+    return known
+  }
+  const { token } = await admin.call<IssuedToken>('POST', `/tenants/${tenant}/tokens`, { label: 'npm start' })
+  await saveSecrets(stateDir, { ...secrets, tenantToken: token })
+  return token
+}
+
+async function existingOrNew(admin: AdminClient): Promise<string> {
+  // Whoever put the bucket's keys into this environment may use its adapters; a tenant made later is allowed none by itself.
+  const hasBucketKeys = Boolean(process.env.AWS_ACCESS_KEY_ID && process.env.AWS_SECRET_ACCESS_KEY)
+  const scopes = { buckets: hasBucketKeys ? ['*'] : [] }
+  try {
+    return (await admin.call<TenantView>('POST', '/tenants', { name: DEMO_TENANT, scopes })).id
+  } catch (error) {
+    if (!(error instanceof AdminError && error.code === 'conflict')) {
+      throw error
+    }
+  }
+  return (await admin.call<TenantView>('PATCH', `/tenants/${DEMO_TENANT}`, { scopes })).id
+}
+
+/** The base model's name, once all nodes are in the fleet. */
+async function untilNodesJoined(admin: AdminClient, count: number): Promise<string> {
+  for (;;) {
+    const { items } = await admin.call<{ items: { baseModel: string }[] }>('GET', '/nodes')
+    const first = items[0]
+    if (first !== undefined && items.length >= count) {
+      return first.baseModel
+    }
+    await sleep(POLL_MS)
+  }
+}
+
+function describeNodes(fleet: Fleet, names: readonly string[]): DevJson['nodes'] {
+  return names.map((id) => ({ id, url: fleet.urls.get(id) ?? '', pid: fleet.supervisor.pid(id) ?? 0 }))
+}
+
+/** Until the process ends: keeps dev.json true, and ends an edge that no longer answers so that it is started again. */
+async function watch(fleet: Fleet, stateDir: string, state: () => DevJson): Promise<void> {
+  let written = JSON.stringify(state())
+  let deaf = 0
+  for (;;) {
+    await sleep(CHECK_INTERVAL_MS)
+    const now = state()
+    if (JSON.stringify(now) !== written) {
+      written = JSON.stringify(now)
+      await writeDevJson(stateDir, now)
+    }
+    // Any answer counts: without nodes the edge says 503, and is well.
+    const answers = await fetch(`${now.edgeUrl}/health`, { signal: AbortSignal.timeout(CHECK_INTERVAL_MS) }).then(
+      () => true,
+      () => false,
+    )
+    deaf = answers ? 0 : deaf + 1
+    if (deaf === DEAF_CHECKS) {
+      deaf = 0
+      fleet.supervisor.kill('edge')
+    }
+  }
+}
+
+function endOnSignals(supervisor: Supervisor): void {
+  let asked = false
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (!asked) {
+        asked = true
+        console.log('\nstopping …')
+        void supervisor.stop().then(() => process.exit(0))
+      }
+    })
+  }
+}
+
+main().catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : error)
+  process.exit(1)
+})

@@ -1,0 +1,46 @@
+/** The node's HTTP side put together: routes, one place for errors, one log line a request. */
+
+import { Hono } from 'hono'
+import { RingletError } from '../../shared/errors.ts'
+import { addAdapterRoutes } from './adapter-routes.ts'
+import { addEmbedRoutes } from './embed-routes.ts'
+import { apiOf, errorResponse, toRingletError } from './error-reply.ts'
+import { addGenerateRoutes } from './generate-routes.ts'
+import type { NodeContext } from './node-context.ts'
+import { addNodeRoutes } from './node-routes.ts'
+import { addTextRoutes } from './text-routes.ts'
+import { createTicketGuard } from './ticket-guard.ts'
+
+export function createApp(context: NodeContext): Hono {
+  const app = new Hono()
+  const guard = createTicketGuard(context)
+
+  app.use(async (c, next) => {
+    const arrivedAt = context.clock.steady()
+    await next()
+    const seconds = (context.clock.steady() - arrivedAt) / 1000
+    const code = c.error instanceof RingletError ? c.error.code : c.res.ok ? 'ok' : String(c.res.status)
+    // Registered routes only: a path from outside is no label.
+    const route = c.req.routePath === '/*' ? 'unknown' : c.req.path
+    context.metrics.requestEnded(route, code, seconds)
+    const requestId = c.req.header('x-request-id')?.slice(0, 128)
+    context.log.debug({ requestId, route, status: c.res.status, code, ms: Math.round(seconds * 1000) }, 'request')
+  })
+
+  addNodeRoutes(app, context, guard)
+  addGenerateRoutes(app, context, guard)
+  addEmbedRoutes(app, context, guard)
+  addTextRoutes(app, context, guard)
+  addAdapterRoutes(app, context, guard)
+
+  app.notFound((c) => errorResponse(new RingletError('route_unknown', 'no such route'), apiOf(c.req.path)))
+
+  app.onError((thrown, c) => {
+    const error = toRingletError(thrown)
+    if (error.code === 'internal') {
+      context.log.error({ err: thrown, route: c.req.path }, 'a request failed')
+    }
+    return errorResponse(error, apiOf(c.req.path))
+  })
+  return app
+}

@@ -1,0 +1,115 @@
+/** Embeddings: the pooled last hidden state with the adapter applied, normalised; LoRAX's and OpenAI's shapes. */
+
+import type { Hono } from 'hono'
+import { type EmbedRoute, type ParsedEmbed, parseEmbedRequest } from '../../shared/api/embed-request.ts'
+import type { Embeddings } from '../../shared/api/openai-reply.ts'
+import { RingletError } from '../../shared/errors.ts'
+import type { Ticket } from '../../shared/ticket.ts'
+import { readAdapterTokens } from './delivered.ts'
+import type { NodeContext } from './node-context.ts'
+import { preparePrompt } from './prepare-prompt.ts'
+import { readJsonBody } from './read-body.ts'
+import { adapterHeaders, countHeaders, ignoredHeader } from './reply-headers.ts'
+import type { TicketGuard } from './ticket-guard.ts'
+
+export function addEmbedRoutes(app: Hono, context: NodeContext, guard: TicketGuard): void {
+  for (const route of ['/embed', '/v1/embeddings'] as const satisfies EmbedRoute[]) {
+    app.post(route, async (c) => {
+      const ticket = await guard(c.req.raw.headers, ['embed'])
+      const parsed = parseEmbedRequest(await readJsonBody(c.req.raw, context.limits.maxBodyBytes), route)
+      const signal = c.req.raw.signal
+      const embedded = await embedAll(context, ticket, parsed, readAdapterTokens(c.req.raw.headers), signal)
+      const headers = {
+        ...adapterHeaders(context, ticket.adapter, embedded),
+        ...ignoredHeader(parsed.ignored),
+        ...countHeaders(embedded.promptTokens),
+      }
+      const first = embedded.vectors[0] ?? new Float32Array(0)
+      return route === '/embed'
+        ? c.json({ embeddings: [...first] }, 200, headers)
+        : c.json(toEmbeddings(parsed, embedded), 200, headers)
+    })
+  }
+}
+
+interface Embedded {
+  vectors: Float32Array[]
+  promptTokens: number
+  adapter: { digest: string; cacheTier: 'remote' | 'disk' | 'ram' | 'engine' } | undefined
+}
+
+async function embedAll(
+  context: NodeContext,
+  ticket: Ticket,
+  parsed: ParsedEmbed,
+  tokens: Readonly<Record<string, string>>,
+  signal: AbortSignal,
+): Promise<Embedded> {
+  if (context.draining()) {
+    throw new RingletError('node_draining', 'this node takes no new requests', { retryAfterSeconds: 1 })
+  }
+  const { spec } = context.engine
+  if (parsed.dimensions !== undefined && parsed.dimensions > spec.hiddenSize) {
+    const message = `\`dimensions\` must be <= ${spec.hiddenSize}. Given: ${parsed.dimensions}`
+    throw new RingletError('field_invalid', message, { param: 'dimensions' })
+  }
+  const limits = { maxPositions: spec.maxPositions, vocabSize: spec.vocabSize, maxNewTokens: undefined }
+  const prompts = parsed.inputs.map((input) =>
+    preparePrompt(
+      typeof input === 'string' ? { kind: 'text', text: input } : { kind: 'tokens', tokens: input },
+      {},
+      limits,
+      context,
+    ),
+  )
+  const lease =
+    ticket.adapter.kind === 'base'
+      ? undefined
+      : await context.adapters.acquire(ticket.adapter, { tenantId: ticket.tenantId, tokens, signal })
+  try {
+    const deadline = context.clock.steady() + context.limits.requestTimeoutMs
+    const vectors = await Promise.all(
+      prompts.map((prompt) =>
+        context.engine.embed({
+          tokens: prompt.tokens,
+          tenantId: ticket.tenantId,
+          pooling: 'mean',
+          deadline,
+          signal,
+          ...(lease === undefined ? {} : { adapter: lease.packed }),
+        }),
+      ),
+    )
+    return {
+      vectors: vectors.map((vector) => normalise(vector.subarray(0, parsed.dimensions ?? vector.length))),
+      promptTokens: prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0),
+      adapter: lease,
+    }
+  } finally {
+    lease?.release()
+  }
+}
+
+/** To length 1, as OpenAI's are, so that a dot product is a cosine. */
+function normalise(vector: Float32Array): Float32Array {
+  const length = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0))
+  return length === 0 ? vector : vector.map((x) => x / length)
+}
+
+function toEmbeddings(parsed: ParsedEmbed, embedded: Embedded): Embeddings {
+  return {
+    object: 'list',
+    data: embedded.vectors.map((vector, index) => ({
+      object: 'embedding',
+      index,
+      embedding: parsed.encoding === 'base64' ? toBase64(vector) : [...vector],
+    })),
+    model: parsed.adapter.model ?? '',
+    usage: { prompt_tokens: embedded.promptTokens, total_tokens: embedded.promptTokens },
+  }
+}
+
+/** Little-endian f32, which is this machine's order on every platform that ONNX Runtime serves. */
+function toBase64(vector: Float32Array): string {
+  return Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64')
+}

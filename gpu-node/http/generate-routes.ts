@@ -1,0 +1,173 @@
+/** The generating routes: parse, start, answer whole or as a stream. */
+
+import type { Context, Hono } from 'hono'
+import { type ParsedGenerate, parseGenerateBody } from '../../shared/api/generate-body.ts'
+import { GENERATE_ROUTES, type GenerateRoute } from '../../shared/api/generate-request.ts'
+import type { Delivered, Ticket } from '../../shared/ticket.ts'
+import { collectChoices } from './choice-results.ts'
+import { readAdapterTokens, readDelivered } from './delivered.ts'
+import { errorBody, toRingletError } from './error-reply.ts'
+import { type EventWriter, eventStream } from './event-stream.ts'
+import { type Generation, type GenerationProgress, startGeneration } from './generation.ts'
+import { toLoraxReply } from './lorax-reply.ts'
+import { writeLoraxStream } from './lorax-stream.ts'
+import type { NodeContext } from './node-context.ts'
+import { toChatCompletion, toCompletion, usageOf } from './openai-reply.ts'
+import { writeOpenAiStream } from './openai-stream.ts'
+import { createProgressRelay } from './progress-relay.ts'
+import { readJsonBody } from './read-body.ts'
+import {
+  adapterHeaders,
+  computeType,
+  countHeaders,
+  ignoredHeader,
+  loraxTimingHeaders,
+  serverTiming,
+} from './reply-headers.ts'
+import { createStreamPosition } from './stream-position.ts'
+import type { TicketGuard } from './ticket-guard.ts'
+
+/** A client that sends it gets `ringlet-progress` events. */
+const PROGRESS_HEADER = 'x-progress'
+
+export function addGenerateRoutes(app: Hono, context: NodeContext, guard: TicketGuard): void {
+  for (const route of GENERATE_ROUTES) {
+    app.post(route, (c) => handleGenerate(c, route, context, guard))
+  }
+}
+
+interface Job {
+  ticket: Ticket
+  parsed: ParsedGenerate
+  delivered: Delivered
+  /** Aborted when the client leaves. */
+  gone: AbortController
+}
+
+async function handleGenerate(
+  c: Context,
+  route: GenerateRoute,
+  context: NodeContext,
+  guard: TicketGuard,
+): Promise<Response> {
+  const ticket = await guard(c.req.raw.headers, ['generate'])
+  const body = await readJsonBody(c.req.raw, context.limits.maxBodyBytes)
+  const parsed = parseGenerateBody(body, route, context.limits)
+  const gone = new AbortController()
+  c.req.raw.signal.addEventListener('abort', () => gone.abort())
+  const job: Job = { ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
+  return parsed.stream ? replyStream(c, job, context) : replyWhole(c, job, context)
+}
+
+function start(
+  c: Context,
+  job: Job,
+  context: NodeContext,
+  onProgress?: (progress: GenerationProgress) => void,
+): Promise<Generation> {
+  return startGeneration(context, {
+    ticket: job.ticket,
+    request: job.parsed.request,
+    adapterTokens: readAdapterTokens(c.req.raw.headers),
+    delivered: job.delivered,
+    signal: job.gone.signal,
+    ...(onProgress === undefined ? {} : { onProgress }),
+  })
+}
+
+async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<Response> {
+  const { parsed, ticket } = job
+  const generation = await start(c, job, context)
+  const results = await collectChoices(generation, parsed.request.bestOf)
+  const usage = usageOf(generation)
+  const headers = {
+    ...adapterHeaders(context, ticket.adapter, generation),
+    ...ignoredHeader(parsed.ignored),
+    ...serverTiming(generation),
+    ...countHeaders(usage.prompt_tokens, usage.completion_tokens),
+  }
+  if (parsed.api === 'openai') {
+    const shape = { tokenizer: context.tokenizer, parsed, ticket, identity: context.identity }
+    const chat = parsed.route === '/v1/chat/completions'
+    return c.json((chat ? toChatCompletion : toCompletion)(shape, generation, results), 200, headers)
+  }
+  const reply = toLoraxReply({ ...parsed, tokenizer: context.tokenizer }, generation, results)
+  const timings = loraxTimingHeaders(
+    context,
+    generation,
+    charactersOf(parsed),
+    usage.prompt_tokens,
+    usage.completion_tokens,
+  )
+  const compat = parsed.route === '/' || parsed.route === '/invocations'
+  return c.json(compat ? [reply] : reply, 200, { ...headers, ...timings })
+}
+
+/**
+ * The stream opens once the sequences are queued, so that refusals have their status. One that takes long, or whose client
+ * wants to see the progress, opens earlier and lacks the headers that are not known yet.
+ */
+async function replyStream(c: Context, job: Job, context: NodeContext): Promise<Response> {
+  const { parsed, ticket, delivered, gone } = job
+  const progress = createProgressRelay(context.clock)
+  const starting = start(c, job, context, progress.push)
+  const wantsProgress = c.req.header(PROGRESS_HEADER) !== undefined
+  const opened = wantsProgress ? undefined : await firstOf(starting, context.limits.heartbeatMs)
+  const deliveredCount = (choice: number): number => delivered[String(choice)]?.length ?? 0
+  return eventStream(c, {
+    headers: {
+      ...adapterHeaders(context, ticket.adapter, opened),
+      ...ignoredHeader(parsed.ignored),
+      ...(opened === undefined ? {} : { ...serverTiming(opened), ...countHeaders(usageOf(opened).prompt_tokens) }),
+      ...(parsed.api === 'lorax'
+        ? { 'x-compute-type': computeType(context), 'x-compute-characters': String(charactersOf(parsed)) }
+        : {}),
+    },
+    heartbeatMs: context.limits.heartbeatMs,
+    onClosed: () => gone.abort(),
+    toError: toRingletError,
+    errorData: (error) => JSON.stringify(errorBody(error, parsed.api)),
+    write: async (writer) => {
+      if (wantsProgress) {
+        progress.listen((event) => void writer.progress(event, `0:${deliveredCount(0)}:`))
+      }
+      const generation = await starting
+      const position = createStreamPosition(deliveredCount)
+      await writeEvents(context, job, generation, position, deliveredCount, writer)
+    },
+  })
+}
+
+function writeEvents(
+  context: NodeContext,
+  { parsed, ticket }: Job,
+  generation: Generation,
+  position: ReturnType<typeof createStreamPosition>,
+  deliveredCount: (choice: number) => number,
+  writer: EventWriter,
+): Promise<void> {
+  const { tokenizer, identity } = context
+  return parsed.api === 'openai'
+    ? writeOpenAiStream({ tokenizer, parsed, ticket, identity }, generation, position, deliveredCount, writer)
+    : writeLoraxStream({ ...parsed, tokenizer }, generation, position, writer)
+}
+
+/** LoRAX counts the characters of `inputs`. */
+function charactersOf(parsed: ParsedGenerate): number {
+  const [prompt] = parsed.request.prompts
+  const text = prompt?.kind === 'text' ? prompt.text : prompt?.kind === 'chat' ? prompt.messages[0]?.content : undefined
+  return [...(text ?? '')].length
+}
+
+/** `undefined` when it has not settled after `ms`; a failure before is thrown. */
+async function firstOf<Value>(promise: Promise<Value>, ms: number): Promise<Value | undefined> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, ms, undefined)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,56 @@
+/** What the node's routes share: the parts that main.ts built, and the limits of this node. */
+
+import type { Logger } from 'pino'
+import type { LoraxLimits } from '../../shared/api/lorax-request.ts'
+import type { TicketKeys } from '../../shared/ticket.ts'
+import type { AdapterStore } from '../adapters/adapter-store.ts'
+import type { EngineClient } from '../engine/engine-client.ts'
+import type { NodeMetrics } from '../metrics.ts'
+import type { ChatTemplate } from '../text/chat-template.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
+
+export interface NodeClock {
+  /** Unix ms of the wall clock; tickets and replies. */
+  wall(): number
+  /** Unix ms that never jumps; durations and deadlines. The engine's clock. */
+  steady(): number
+}
+
+export interface NodeIdentity {
+  nodeId: string
+  /** The name under which clients ask for the base model. */
+  baseModel: string
+  baseDigest: string
+  dtype: string
+  device: 'cpu' | 'cuda'
+  version: string
+}
+
+export interface NodeLimits extends LoraxLimits {
+  /** Bytes of a request body. */
+  maxBodyBytes: number
+  /** A request that has not ended by then fails with `deadline_exceeded`. */
+  requestTimeoutMs: number
+  /** A stream that waits longer than this for its adapter or its turn gets its headers and a heartbeat comment. */
+  heartbeatMs: number
+  /** A dropped stream can be resumed for so long. */
+  resumeMs: number
+}
+
+export interface NodeContext {
+  identity: NodeIdentity
+  limits: NodeLimits
+  engine: EngineClient
+  adapters: AdapterStore
+  tokenizer: Tokenizer
+  chatTemplate: ChatTemplate | undefined
+  /** Token ids that end a sequence. */
+  eosTokens: readonly number[]
+  ticketKeys: TicketKeys
+  clock: NodeClock
+  metrics: NodeMetrics
+  log: Logger
+  /** True from the first word of a drain. */
+  draining(): boolean
+  startDrain(): void
+}

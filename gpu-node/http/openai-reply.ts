@@ -1,0 +1,155 @@
+/** A generation in OpenAI's shapes: whole replies and the pieces that chunks share. */
+
+import type {
+  ChatCompletion,
+  ChatLogprob,
+  Completion,
+  CompletionLogprobs,
+  OpenAiFinish,
+  Usage,
+} from '../../shared/api/openai-reply.ts'
+import type { ParsedOpenAi } from '../../shared/api/openai-request.ts'
+import type { Ticket } from '../../shared/ticket.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
+import type { ChoiceFinish, ChoiceToken } from './choice.ts'
+import { bestFirst, type ChoiceResult } from './choice-results.ts'
+import type { Generation } from './generation.ts'
+import type { NodeIdentity } from './node-context.ts'
+import type { PreparedPrompt } from './prepare-prompt.ts'
+import { openAiLogprob, singleTokenText, tokenBytes } from './token-text.ts'
+
+export interface OpenAiShape {
+  tokenizer: Tokenizer
+  parsed: ParsedOpenAi
+  ticket: Pick<Ticket, 'requestId' | 'createdAt'>
+  identity: Pick<NodeIdentity, 'version' | 'dtype'>
+}
+
+/** The same on every node that has a part in the answer: from the ticket and the request alone. */
+export function envelope(shape: OpenAiShape, prefix: 'chatcmpl' | 'cmpl') {
+  return {
+    id: `${prefix}-${shape.ticket.requestId}`,
+    created: shape.ticket.createdAt,
+    model: shape.parsed.adapter.model ?? '',
+    system_fingerprint: `ringlet-${shape.identity.version}-${shape.identity.dtype}`,
+  }
+}
+
+export function toChatCompletion(shape: OpenAiShape, generation: Generation, results: ChoiceResult[]): ChatCompletion {
+  return {
+    ...envelope(shape, 'chatcmpl'),
+    object: 'chat.completion',
+    choices: results.map((result, index) => ({
+      index,
+      message: { role: 'assistant', content: result.text, refusal: null },
+      logprobs: shape.parsed.reply.logprobs
+        ? { content: toChatLogprobs(shape.tokenizer, result.tokens), refusal: null }
+        : null,
+      finish_reason: toOpenAiFinish(result.finish),
+    })),
+    usage: usageOf(generation),
+  }
+}
+
+/** Of each prompt's `best_of` sequences the best `n`, prompts in order. */
+export function toCompletion(shape: OpenAiShape, generation: Generation, results: ChoiceResult[]): Completion {
+  const { request } = shape.parsed
+  const returned = generation.prompts.flatMap((_, p) => {
+    const own = results.filter((result) => result.prompt === p)
+    return request.bestOf > request.choices ? bestFirst(own).slice(0, request.choices) : own
+  })
+  return {
+    ...envelope(shape, 'cmpl'),
+    object: 'text_completion',
+    choices: returned.map((result, index) => {
+      const prompt = generation.prompts[result.prompt]
+      const echoed = request.echoPrompt && prompt !== undefined ? prompt.text : ''
+      const logprobs = createCompletionLogprobs(shape)
+      return {
+        index,
+        text: echoed + result.text,
+        logprobs: shape.parsed.reply.logprobs
+          ? logprobs([
+              ...(request.echoPrompt && prompt !== undefined
+                ? promptEntries(prompt, generation.promptLogprobs[result.prompt])
+                : []),
+              ...result.tokens,
+            ])
+          : null,
+        finish_reason: toOpenAiFinish(result.finish),
+      }
+    }),
+    usage: usageOf(generation),
+  }
+}
+
+/** A prompt counts once, however many choices it has; all sequences count, also those of `best_of` that are not returned. */
+export function usageOf(generation: Generation): Usage {
+  const promptTokens = generation.prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
+  const completionTokens = generation.choices.reduce((sum, choice) => sum + choice.tokenCount, 0)
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+  }
+}
+
+export function toOpenAiFinish(finish: ChoiceFinish): OpenAiFinish {
+  return finish === 'length' ? 'length' : 'stop'
+}
+
+export function toChatLogprobs(tokenizer: Tokenizer, tokens: readonly ChoiceToken[]): ChatLogprob[] {
+  const entry = (tokenId: number, logprob: number) => ({
+    token: singleTokenText(tokenizer, tokenId),
+    logprob: openAiLogprob(logprob),
+    bytes: tokenBytes(tokenizer, tokenId),
+  })
+  return tokens.map((token) => ({
+    ...entry(token.tokenId, token.logprob),
+    top_logprobs: token.alternatives.map((alternative) => entry(alternative.tokenId, alternative.logprob)),
+  }))
+}
+
+/** A prompt token, or a generated one. */
+export type LoggedToken = Pick<ChoiceToken, 'tokenId' | 'logprob' | 'alternatives'> & { isPrompt?: boolean }
+
+export function promptEntries(prompt: PreparedPrompt, logprobs: Float32Array | undefined): LoggedToken[] {
+  return Array.from(prompt.tokens, (tokenId, i) => ({
+    tokenId,
+    logprob: logprobs?.[i] ?? Number.NaN,
+    alternatives: [],
+    isPrompt: true,
+  }))
+}
+
+/** Offsets run on from call to call, so that a stream's chunks continue each other. */
+export function createCompletionLogprobs(shape: OpenAiShape): (tokens: readonly LoggedToken[]) => CompletionLogprobs {
+  let offset = 0
+  const wantsTop = shape.parsed.request.alternatives > 0
+  return (tokens) => {
+    const logprobs: CompletionLogprobs = {
+      tokens: [],
+      token_logprobs: [],
+      top_logprobs: wantsTop ? [] : null,
+      text_offset: [],
+    }
+    for (const token of tokens) {
+      const text = singleTokenText(shape.tokenizer, token.tokenId)
+      logprobs.tokens.push(text)
+      logprobs.token_logprobs.push(token.isPrompt && Number.isNaN(token.logprob) ? null : openAiLogprob(token.logprob))
+      logprobs.text_offset.push(offset)
+      logprobs.top_logprobs?.push(
+        token.isPrompt
+          ? null
+          : Object.fromEntries(
+              token.alternatives.map(({ tokenId, logprob }) => [
+                singleTokenText(shape.tokenizer, tokenId),
+                openAiLogprob(logprob),
+              ]),
+            ),
+      )
+      offset += text.length
+    }
+    return logprobs
+  }
+}

@@ -1,0 +1,134 @@
+/** OpenAI's streams: chunks by choice, usage if asked for, `[DONE]` after success. */
+
+import type { ChatChunk, ChatDelta, CompletionChunk } from '../../shared/api/openai-reply.ts'
+import type { ChoiceFinish, ChoiceToken } from './choice.ts'
+import type { EventWriter } from './event-stream.ts'
+import type { Generation } from './generation.ts'
+import {
+  createCompletionLogprobs,
+  envelope,
+  type LoggedToken,
+  type OpenAiShape,
+  promptEntries,
+  toChatLogprobs,
+  toOpenAiFinish,
+  usageOf,
+} from './openai-reply.ts'
+import type { StreamPosition } from './stream-position.ts'
+
+/** How one route's chunks look; text and tokens since the choice's last chunk, and the end if this is it. */
+interface ChunkShape {
+  chunk(choice: number, text: string, tokens: readonly ChoiceToken[], finish: ChoiceFinish | undefined): object
+  usageChunk(): object
+}
+
+export async function writeOpenAiStream(
+  shape: OpenAiShape,
+  generation: Generation,
+  position: StreamPosition,
+  deliveredCount: (choice: number) => number,
+  writer: EventWriter,
+): Promise<void> {
+  const route = shape.parsed.route
+  const chunks = (route === '/v1/chat/completions' ? chatChunks : completionChunks)(shape, generation, deliveredCount)
+  /** Tokens of a choice whose text is still held back: half a character, or what may begin a stop string. */
+  const pending = generation.choices.map((): ChoiceToken[] => [])
+  const send = async (choice: number, text: string, finish: ChoiceFinish | undefined): Promise<void> => {
+    const tokens = pending[choice] ?? []
+    pending[choice] = []
+    await writer.send(JSON.stringify(chunks.chunk(choice, text, tokens, finish)), position.take(choice))
+  }
+  for await (const events of generation.events) {
+    for (const event of events) {
+      if (event.kind === 'token') {
+        pending[event.choice]?.push(event.token)
+        position.add(event.choice, event.token.tokenId)
+        if (event.token.text !== '') {
+          await send(event.choice, event.token.text, undefined)
+        }
+      } else {
+        if (event.tail !== '') {
+          await send(event.choice, event.tail, undefined)
+        }
+        await send(event.choice, '', event.finish)
+      }
+    }
+  }
+  if (shape.parsed.reply.includeUsage) {
+    await writer.send(JSON.stringify(chunks.usageChunk()))
+  }
+  await writer.send('[DONE]')
+}
+
+function chatChunks(
+  shape: OpenAiShape,
+  generation: Generation,
+  deliveredCount: (choice: number) => number,
+): ChunkShape {
+  const head = { ...envelope(shape, 'chatcmpl'), object: 'chat.completion.chunk' as const }
+  const usage = shape.parsed.reply.includeUsage ? { usage: null } : {}
+  // The role opens a choice in its first chunk with tokens, so that a continuation knows by them whether it was sent.
+  const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
+  return {
+    chunk: (choice, text, tokens, finish): ChatChunk => {
+      const delta: ChatDelta = {
+        ...(opened.has(choice) ? {} : { role: 'assistant' }),
+        ...(text === '' && (finish !== undefined || opened.has(choice)) ? {} : { content: text }),
+      }
+      opened.add(choice)
+      return {
+        ...head,
+        choices: [
+          {
+            index: choice,
+            delta,
+            logprobs:
+              shape.parsed.reply.logprobs && tokens.length > 0
+                ? { content: toChatLogprobs(shape.tokenizer, tokens), refusal: null }
+                : null,
+            finish_reason: finish === undefined ? null : toOpenAiFinish(finish),
+          },
+        ],
+        ...usage,
+      }
+    },
+    usageChunk: (): ChatChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
+  }
+}
+
+function completionChunks(
+  shape: OpenAiShape,
+  generation: Generation,
+  deliveredCount: (choice: number) => number,
+): ChunkShape {
+  const { request, reply } = shape.parsed
+  const head = { ...envelope(shape, 'cmpl'), object: 'text_completion' as const }
+  const usage = reply.includeUsage ? { usage: null } : {}
+  const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
+  const logprobs = generation.choices.map(() => createCompletionLogprobs(shape))
+  return {
+    chunk: (choice, text, tokens, finish): CompletionChunk => {
+      const promptIndex = Math.floor(choice / request.bestOf)
+      const prompt = generation.prompts[promptIndex]
+      const echoes = request.echoPrompt && !opened.has(choice) && prompt !== undefined
+      opened.add(choice)
+      const logged: LoggedToken[] = [
+        ...(echoes ? promptEntries(prompt, generation.promptLogprobs[promptIndex]) : []),
+        ...tokens,
+      ]
+      return {
+        ...head,
+        choices: [
+          {
+            index: choice,
+            text: (echoes ? prompt.text : '') + text,
+            logprobs: reply.logprobs && logged.length > 0 ? (logprobs[choice]?.(logged) ?? null) : null,
+            finish_reason: finish === undefined ? null : toOpenAiFinish(finish),
+          },
+        ],
+        ...usage,
+      }
+    },
+    usageChunk: (): CompletionChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
+  }
+}

@@ -1,0 +1,96 @@
+/** A prompt as asked to the tokens that the model reads, with the length rules of the route's API. */
+
+import type { GenerateRequest, PromptInput } from '../../shared/api/generate-request.ts'
+import { RingletError } from '../../shared/errors.ts'
+import type { ChatTemplate } from '../text/chat-template.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
+
+export interface PromptLimits {
+  /** Prompt and generated tokens together. */
+  maxPositions: number
+  vocabSize: number
+  /** From the ticket; lowers what is asked without an error. */
+  maxNewTokens: number | undefined
+}
+
+export interface PreparedPrompt {
+  tokens: Int32Array
+  /** What `echo` puts in front of the answer. */
+  text: string
+  maxNewTokens: number
+}
+
+export interface PromptParts {
+  tokenizer: Tokenizer
+  chatTemplate: ChatTemplate | undefined
+}
+
+export function preparePrompt(
+  prompt: PromptInput,
+  request: Pick<GenerateRequest, 'maxNewTokens' | 'truncate' | 'toolUse'>,
+  limits: PromptLimits,
+  parts: PromptParts,
+): PreparedPrompt {
+  const maxPromptTokens = limits.maxPositions - 1
+  const { truncate } = request
+  if (truncate !== undefined && (truncate <= 0 || truncate > maxPromptTokens)) {
+    const message = `\`truncate\` must be strictly positive and less than ${maxPromptTokens}. Given: ${truncate}`
+    throw new RingletError('field_invalid', message, { param: 'parameters.truncate' })
+  }
+  const encoded = encodePrompt(prompt, request, limits, parts)
+  const tokens = truncate === undefined ? encoded.tokens : encoded.tokens.slice(-truncate)
+  const count = tokens.length
+  if (count === 0) {
+    throw new RingletError('field_invalid', '`inputs` cannot be empty', { param: 'inputs' })
+  }
+  const asked = request.maxNewTokens
+  if (asked !== undefined && count + asked > limits.maxPositions) {
+    const given = `${count} \`inputs\` tokens and ${asked} \`max_new_tokens\``
+    const message = `\`inputs\` tokens + \`max_new_tokens\` must be <= ${limits.maxPositions}. Given: ${given}`
+    throw new RingletError('prompt_too_long', message)
+  }
+  if (count > maxPromptTokens) {
+    throw new RingletError(
+      'prompt_too_long',
+      `\`inputs\` must have less than ${maxPromptTokens} tokens. Given: ${count}`,
+    )
+  }
+  const room = limits.maxPositions - count
+  return {
+    tokens: Int32Array.from(tokens),
+    text: encoded.text,
+    maxNewTokens: Math.min(asked ?? room, limits.maxNewTokens ?? room),
+  }
+}
+
+function encodePrompt(
+  prompt: PromptInput,
+  request: Pick<GenerateRequest, 'toolUse'>,
+  limits: PromptLimits,
+  parts: PromptParts,
+): { tokens: number[]; text: string } {
+  switch (prompt.kind) {
+    case 'text':
+      return { tokens: parts.tokenizer.encode(prompt.text, true), text: prompt.text }
+    case 'tokens': {
+      const unknown = prompt.tokens.find((id) => id >= limits.vocabSize)
+      if (unknown !== undefined) {
+        const message = `token id ${unknown} is not in the vocabulary of ${limits.vocabSize}`
+        throw new RingletError('field_invalid', message, { param: 'prompt' })
+      }
+      return { tokens: prompt.tokens, text: parts.tokenizer.decode(prompt.tokens, true) }
+    }
+    case 'chat': {
+      if (parts.chatTemplate === undefined) {
+        throw new RingletError('template_failed', 'this model has no chat template; use a completion route')
+      }
+      const text = parts.chatTemplate.render({
+        messages: prompt.messages,
+        tools: request.toolUse === undefined || request.toolUse.choice.kind === 'none' ? [] : request.toolUse.tools,
+        variables: prompt.templateVariables,
+      })
+      // The template writes its own special tokens.
+      return { tokens: parts.tokenizer.encode(text, false), text }
+    }
+  }
+}

@@ -1,0 +1,34 @@
+/** The `id:` lines of a stream: which tokens of which choice the client has with each event. */
+
+export interface StreamPosition {
+  /** A token whose text goes out with the next event of its choice. */
+  add(choice: number, tokenId: number): void
+  /** The id of an event of this choice; `undefined` when it carries no new token. */
+  take(choice: number): string | undefined
+}
+
+/** `delivered`: how many tokens of each choice the client had before. */
+export function createStreamPosition(delivered: (choice: number) => number): StreamPosition {
+  const counts = new Map<number, number>()
+  const pending = new Map<number, number[]>()
+  return {
+    add: (choice, tokenId) => {
+      const ids = pending.get(choice)
+      if (ids === undefined) {
+        pending.set(choice, [tokenId])
+      } else {
+        ids.push(tokenId)
+      }
+    },
+    take: (choice) => {
+      const ids = pending.get(choice)
+      if (ids === undefined) {
+        return undefined
+      }
+      pending.delete(choice)
+      const count = (counts.get(choice) ?? delivered(choice)) + ids.length
+      counts.set(choice, count)
+      return `${choice}:${count}:${ids.join(',')}`
+    },
+  }
+}

@@ -1,0 +1,108 @@
+/** What loader threads do, and the messages about it. Everything that parses, hashes or computes runs there. */
+
+import type { ErrorCode } from '../../../shared/errors.ts'
+import { RingletError } from '../../../shared/errors.ts'
+import type { Checkpoint } from '../../model/checkpoint.ts'
+import { packAdapter } from '../../model/pack-adapter.ts'
+import type { PackedAdapter } from '../../model/packed-adapter.ts'
+import { baseWeightsOf } from '../base-weights.ts'
+import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
+import { readPeftAdapter } from '../peft.ts'
+import type { WeightFileLimits } from '../raw-tensor.ts'
+
+export type LoadJob =
+  /** Reads, checks and packs. `expectDigest`: what this content was before; anything else is damage. */
+  | { kind: 'load'; directory: string; expectDigest?: string }
+  /** Reads and checks alone. */
+  | { kind: 'identify'; directory: string }
+  | { kind: 'merge'; directories: string[]; recipe: MergeRecipe; digest: string }
+
+export interface LoadResult {
+  digest: string
+  rank: number
+  /** Absent after `identify`. */
+  packed?: PackedAdapter
+  warnings: string[]
+}
+
+export interface LoaderInit {
+  baseDirectory: string
+  /** The name under which the base is served. */
+  baseName?: string
+  limits: WeightFileLimits
+}
+
+export type LoaderReply =
+  | { id: number; result: LoadResult }
+  | { id: number; refusal: { code: ErrorCode; message: string } }
+  /** The bytes on disk are not those that were stored. */
+  | { id: number; damaged: true }
+  | { id: number; failure: string }
+
+export class DamagedContentError extends Error {
+  override readonly name = 'DamagedContentError'
+}
+
+export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult> {
+  const read = (directory: string) =>
+    readPeftAdapter(directory, base.spec, {
+      baseWeights: baseWeightsOf(base),
+      limits: init.limits,
+      ...(init.baseName === undefined ? {} : { baseName: init.baseName }),
+    })
+  switch (job.kind) {
+    case 'identify': {
+      const { adapter, report } = await read(job.directory)
+      return { digest: adapter.digest, rank: adapter.maxRank, warnings: report.warnings }
+    }
+    case 'load': {
+      const { adapter, report } = await readExpected(job, read)
+      const packed = compact(await packAdapter(adapter, base))
+      return { digest: adapter.digest, rank: adapter.maxRank, packed, warnings: report.warnings }
+    }
+    case 'merge': {
+      const parts = []
+      for (const directory of job.directories) {
+        parts.push((await read(directory)).adapter)
+      }
+      const merged = mergeAdapters(parts, job.recipe, job.digest)
+      const packed = compact(await packAdapter(merged, base))
+      return { digest: job.digest, rank: merged.maxRank, packed, warnings: [] }
+    }
+  }
+}
+
+async function readExpected(
+  job: { directory: string; expectDigest?: string },
+  read: (directory: string) => ReturnType<typeof readPeftAdapter>,
+): ReturnType<typeof readPeftAdapter> {
+  if (job.expectDigest === undefined) {
+    return read(job.directory)
+  }
+  try {
+    const found = await read(job.directory)
+    if (found.adapter.digest === job.expectDigest) {
+      return found
+    }
+  } catch (error) {
+    // It was accepted when it was stored.
+    if (!(error instanceof RingletError)) {
+      throw error
+    }
+  }
+  throw new DamagedContentError(`the files in ${job.directory} are not those of ${job.expectDigest}`)
+}
+
+/** One buffer with the parts alone: views into the file would keep all of it in memory, uncounted. */
+function compact(packed: PackedAdapter): PackedAdapter {
+  const sizes = Object.values(packed.parts).map((part) => part.length)
+  const all = new Float32Array(new SharedArrayBuffer(sizes.reduce((sum, size) => sum + size, 0) * 4))
+  const parts: Record<string, Float32Array> = {}
+  let at = 0
+  for (const [name, part] of Object.entries(packed.parts)) {
+    all.set(part, at)
+    parts[name] = all.subarray(at, at + part.length)
+    at += part.length
+  }
+  return { ...packed, parts, bytes: all.byteLength }
+}

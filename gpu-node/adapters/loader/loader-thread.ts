@@ -1,0 +1,29 @@
+/** A loader thread: takes jobs, one at a time, answers each once. Started by loader-pool.ts. */
+
+import { parentPort, workerData } from 'node:worker_threads'
+import { RingletError } from '../../../shared/errors.ts'
+import { openCheckpoint } from '../../model/checkpoint.ts'
+import { DamagedContentError, type LoaderInit, type LoaderReply, type LoadJob, runLoadJob } from './load-job.ts'
+
+const port = parentPort!
+const init = workerData as LoaderInit
+const base = await openCheckpoint(init.baseDirectory)
+
+port.on('message', ({ id, job }: { id: number; job: LoadJob }) => {
+  void answer(id, job).then((reply) => port.postMessage(reply))
+})
+port.postMessage('ready')
+
+async function answer(id: number, job: LoadJob): Promise<LoaderReply> {
+  try {
+    return { id, result: await runLoadJob(job, base, init) }
+  } catch (error) {
+    if (error instanceof RingletError) {
+      return { id, refusal: { code: error.code, message: error.message } }
+    }
+    if (error instanceof DamagedContentError) {
+      return { id, damaged: true }
+    }
+    return { id, failure: error instanceof Error ? (error.stack ?? error.message) : String(error) }
+  }
+}

@@ -6,7 +6,7 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { FLOAT_BYTES, type FloatDtype, isFloatDtype, widenFloats } from './float16.ts'
 
-const DTYPE_BYTES = {
+export const DTYPE_BYTES = {
   ...FLOAT_BYTES,
   F8_E8M0: 1,
   BOOL: 1,
@@ -130,8 +130,8 @@ export interface SafetensorsFile {
   read(name: string, out?: Float32Array): Promise<Float32Array>
   /** `out.length` elements of a tensor from `first` on, widened to float32. */
   readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
-  /** Bytes `[position, position + length)` of the file. */
-  readBytes(position: number, length: number): Promise<Uint8Array>
+  /** Fills `out` with the file's bytes from `position` on; `out` may lie in a SharedArrayBuffer. */
+  readBytes(position: number, out: Uint8Array): Promise<Uint8Array>
   close(): Promise<void>
 }
 
@@ -160,10 +160,9 @@ export async function openSafetensors(
         return readElements(handle, entry, 0, target)
       },
       readPart: async (name, first, out) => readElements(handle, entryOf(header, name), first, out),
-      readBytes: async (position, length) => {
-        const bytes = new Uint8Array(length)
-        await readFully(handle, bytes, position)
-        return bytes
+      readBytes: async (position, out) => {
+        await readFully(handle, out, position)
+        return out
       },
       close: () => handle.close(),
     }

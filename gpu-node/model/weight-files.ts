@@ -180,7 +180,7 @@ async function addFiles(hash: Hash, files: readonly SafetensorsFile[]): Promise<
       hash.update(`${JSON.stringify([name, dtype, shape, begin, end])}\n`)
       const middle = begin + Math.floor((end - begin) / 2)
       for (const at of [begin, middle]) {
-        hash.update(await file.readBytes(at, Math.min(SAMPLE_BYTES, end - at)))
+        hash.update(await file.readBytes(at, new Uint8Array(Math.min(SAMPLE_BYTES, end - at))))
       }
     }
   }

@@ -45,7 +45,14 @@ export function createHubSource(config: HubConfig, fetch: Fetch): AdapterSourceR
   }
 }
 
-async function resolve(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise<ResolvedAdapter> {
+/** Every file of a repository at one commit. */
+export interface HubRepository {
+  exact: AdapterRef
+  entries: HubEntry[]
+}
+export type HubEntry = ListFileEntry & { name: string }
+
+export async function listRepository(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise<HubRepository> {
   const name = ref.id
   const info = await modelInfo({
     name,
@@ -58,29 +65,38 @@ async function resolve(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise
   if (typeof sha !== 'string' || !COMMIT.test(sha)) {
     throw unreachable(ref, 'it named no commit')
   }
-  const entries: (ListFileEntry & { name: string })[] = []
+  const entries: HubEntry[] = []
   for await (const entry of listFiles({ repo: { type: 'model', name }, revision: sha, hubUrl: endpoint, fetch })) {
     if (entry.type === 'file') {
       entries.push({ ...entry, name: entry.path })
     }
   }
-  const exact: AdapterRef = { source: 'hub', id: name, revision: sha }
-  const chosen = chooseFiles(exact, entries)
+  return { exact: { source: 'hub', id: name, revision: sha }, entries }
+}
+
+async function resolve(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise<ResolvedAdapter> {
+  const { exact, entries } = await listRepository(ref, endpoint, fetch)
+  return resolveFiles(exact, chooseFiles(exact, entries), endpoint, fetch)
+}
+
+/** Chosen files of a repository, ready to be downloaded. */
+export function resolveFiles(
+  exact: AdapterRef,
+  chosen: readonly HubEntry[],
+  endpoint: string,
+  fetch: Fetch,
+): ResolvedAdapter {
+  const { id, revision } = exact
+  const contents = chosen.map((file) => [file.name, file.lfs?.oid ?? file.oid])
   return {
     ref: exact,
-    contentKey: JSON.stringify([
-      'hub',
-      endpoint,
-      name,
-      sha,
-      chosen.map((file) => [file.name, file.lfs?.oid ?? file.oid]),
-    ]),
-    files: chosen.map((file) => toSourceFile(file, `${endpoint}/${name}/resolve/${sha}/${file.name}`, fetch)),
+    contentKey: JSON.stringify(['hub', endpoint, id, revision, contents]),
+    files: chosen.map((file) => toSourceFile(file, `${endpoint}/${id}/resolve/${revision}/${file.name}`, fetch)),
   }
 }
 
 /** A file in LFS is named by its SHA-256, any other by git's blob id. */
-function toSourceFile(entry: ListFileEntry & { name: string }, url: string, fetch: Fetch): SourceFile {
+function toSourceFile(entry: HubEntry, url: string, fetch: Fetch): SourceFile {
   return {
     name: entry.name,
     bytes: entry.lfs?.size ?? entry.size,
@@ -93,7 +109,7 @@ function toSourceFile(entry: ListFileEntry & { name: string }, url: string, fetc
  * The library takes only tokens that start with `hf_`, so the header is set here; and only for the hub itself: files may be
  * elsewhere (a CDN, by redirect), and the token is not theirs.
  */
-function withToken(fetch: Fetch, endpoint: string, access: SourceAccess): Fetch {
+export function withToken(fetch: Fetch, endpoint: string, access: SourceAccess): Fetch {
   const origin = new URL(endpoint).origin
   return (input, init) => {
     const headers = new Headers(init?.headers)
@@ -105,7 +121,7 @@ function withToken(fetch: Fetch, endpoint: string, access: SourceAccess): Fetch 
   }
 }
 
-function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown): unknown {
+export function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown): unknown {
   if (error instanceof RingletError) {
     return error
   }
@@ -118,7 +134,7 @@ function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown): unkno
   return unreachable(ref, 'no usable answer', error)
 }
 
-function checkRef(ref: AdapterRef): void {
+export function checkRef(ref: AdapterRef): void {
   if (!REPO_ID.test(ref.id)) {
     throw new RingletError('field_invalid', 'a hub id is "organisation/name" of letters, digits, ".", "_" and "-"', {
       param: 'adapter_id',

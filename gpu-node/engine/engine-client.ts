@@ -8,6 +8,7 @@
 
 import type { Transferable } from 'node:worker_threads'
 import type { PackedAdapter } from '../model/packed-adapter.ts'
+import type { EngineLimits } from './engine-limits.ts'
 import type { EngineEvent, EngineStats, SequenceRequest } from './engine-types.ts'
 
 /** A module that is imported inside the engine thread, and what it is given there; plain data and transferables only. */
@@ -24,19 +25,6 @@ export interface EngineInit {
   /** Exports `createMaskSource(options): MaskSource | Promise<MaskSource>`. Without it, sequences with a grammar are refused. */
   masks?: ThreadPart
   limits?: Partial<EngineLimits>
-}
-
-export interface EngineLimits {
-  /** Waiting sequences, over all tenants; one more is refused with `queue_full`. */
-  maxWaiting: number
-  /** Most prompt tokens in one step. The longest pause of a running stream is one such chunk. */
-  prefillChunk: number
-  /** Bytes of saved KV prefixes; 0 turns reuse off. */
-  prefixCacheBytes: number
-  /** Prefixes are kept in multiples of this many tokens. */
-  prefixBlock: number
-  /** A waiting sequence is passed over by newer ones for at most this long. */
-  maxPassedOverMs: number
 }
 
 export interface LoadProgress {

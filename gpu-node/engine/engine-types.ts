@@ -89,6 +89,9 @@ export interface EngineStats {
   /** Steps between the abort of a running sequence and its row being free, the largest seen. */
   maxAbortSteps: number
   residentAdapters: { digest: string; bytes: number; leases: number; pinned: boolean }[]
+  /** Running sequences that gave up their row to a tenant below its share; they go on later. */
+  preemptions: number
+  prefixBytes: number
   /** Violations found by the idle-time invariant check; a healthy engine has none. */
   invariantViolations: string[]
 }

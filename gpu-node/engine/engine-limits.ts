@@ -1,0 +1,37 @@
+/** What bounds the engine, and what it is set to unless the operator says otherwise; how the values were found: docs/scheduling.md. */
+
+export interface EngineLimits {
+  /** Waiting sequences, over all tenants; one more is refused with `queue_full`. */
+  maxWaiting: number
+  /** Most prompt tokens in one step. */
+  largestChunk: number
+  /** Prompt tokens that a step takes beside running streams, whatever their cost. */
+  smallestChunk: number
+  /** A chunk beside running streams is sized to take this many times the time of their decode. */
+  stallRatio: number
+  /** Prompts that are being run in turns. */
+  maxPrefilling: number
+  /** Bytes of saved KV prefixes; 0 turns reuse off. */
+  prefixCacheBytes: number
+  /** Prefixes are kept in multiples of this many tokens. */
+  prefixBlock: number
+  /**
+   * A prompt is passed over by shorter ones, and a sequence whose adapter finds no slot by others, for at most this long;
+   * then the prompt goes on, and a slot is kept for the adapter.
+   */
+  maxPassedOverMs: number
+  /** A tenant below its share of rows waits at most this long before another gives one up. */
+  preemptAfterMs: number
+}
+
+export const DEFAULT_LIMITS: EngineLimits = {
+  maxWaiting: 512,
+  largestChunk: 128,
+  smallestChunk: 8,
+  stallRatio: 0.8,
+  maxPrefilling: 4,
+  prefixCacheBytes: 256 * 2 ** 20,
+  prefixBlock: 16,
+  maxPassedOverMs: 2_000,
+  preemptAfterMs: 250,
+}

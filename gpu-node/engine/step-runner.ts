@@ -1,0 +1,235 @@
+/**
+ * Runs the model for a step's rows and commits what comes out: tokens drawn, prompts advanced, texts pooled.
+ * A run either succeeds and is committed, or throws `RunFailed` and has changed nothing.
+ */
+
+import { RingletError } from '../../shared/errors.ts'
+import type { GeneratedToken, ModelRunner } from './engine-types.ts'
+import type { MaskSource, MaskState } from './mask-source.ts'
+import { Sampler } from './sampling/sampler.ts'
+import { type EmbedWork, endReached, type GenerateWork, type Sequence } from './sequence.ts'
+import type { SequenceTable } from './sequence-table.ts'
+import { DECODE_TOKEN_COST } from './waiting-queue.ts'
+
+/** The runner threw: nothing was committed. */
+export class RunFailed extends Error {
+  /** Whose prompt was run; a decode concerns all. */
+  readonly sequence: Sequence | undefined
+
+  constructor(cause: unknown, sequence?: Sequence) {
+    super('the model failed to run', { cause })
+    this.sequence = sequence
+  }
+}
+
+export class StepRunner {
+  readonly #runner: ModelRunner
+  readonly #table: SequenceTable
+  readonly #masks: MaskSource | undefined
+  readonly #now: () => number
+  readonly #sampler: Sampler
+  readonly #tokens: Int32Array
+  readonly #positions: Int32Array
+  prefillTokens = 0
+  decodeTokens = 0
+
+  constructor(runner: ModelRunner, table: SequenceTable, masks: MaskSource | undefined, now: () => number) {
+    this.#runner = runner
+    this.#table = table
+    this.#masks = masks
+    this.#now = now
+    this.#sampler = new Sampler(runner.vocabSize)
+    this.#tokens = new Int32Array(runner.maxRows)
+    this.#positions = new Int32Array(runner.maxRows)
+  }
+
+  /**
+   * One token for every running sequence. Rows that wait for a mask have had their run: they repeat their newest token at
+   * its own position, which writes the same KV again, because the rows of a run are always 0 … n-1.
+   */
+  decode(): void {
+    const running = this.#table.rows.running()
+    for (const [batchRow, sequence] of running.entries()) {
+      const position = sequence.heldLogits === undefined ? sequence.filled : sequence.filled - 1
+      this.#tokens[batchRow] = sequence.tokens[position] as number
+      this.#positions[batchRow] = position
+    }
+    const logits = attempt(() =>
+      this.#runner.decode({
+        tokens: this.#tokens.subarray(0, running.length),
+        positions: this.#positions.subarray(0, running.length),
+        adapterSlots: running.map((sequence) => sequence.adapterSlot),
+      }),
+    )
+    const { vocabSize } = this.#runner
+    // From the last row to the first: a sequence that ends is replaced by the last one, whose turn has then been.
+    for (let batchRow = running.length - 1; batchRow >= 0; batchRow--) {
+      const sequence = running[batchRow] as Sequence
+      if (sequence.heldLogits === undefined) {
+        sequence.filled++
+        this.decodeTokens++
+        this.#table.queue.charge(sequence.tenantId, DECODE_TOKEN_COST)
+        this.#draw(sequence, logits.subarray(batchRow * vocabSize, (batchRow + 1) * vocabSize))
+      }
+    }
+  }
+
+  /** The next `tokens` tokens of one prompt; with the last of them, the first draw. */
+  prefill(sequence: Sequence, tokens: number): void {
+    const { work } = sequence
+    if (work.kind === 'embed') {
+      this.#embed(sequence, work, tokens)
+      return
+    }
+    const start = sequence.filled
+    const last = start + tokens === sequence.prefillEnd
+    const wanted = work.promptLogprobs !== undefined ? 'all' : last ? 'last' : 'none'
+    const logits = attempt(() => this.#runner.prefill({ ...chunkOf(sequence, tokens), logits: wanted }), sequence)
+    this.#advance(sequence, tokens)
+    if (work.promptLogprobs !== undefined) {
+      this.#promptLogprobs(sequence, work.promptLogprobs, logits, start, tokens)
+    }
+    if (!last) {
+      return
+    }
+    if (work.promptLogprobs !== undefined) {
+      this.#table.emit({ kind: 'prompt_logprobs', sequenceId: sequence.id, logprobs: work.promptLogprobs })
+      delete work.promptLogprobs
+      const reason = endReached(sequence, this.#runner.maxPositions)
+      if (reason !== undefined) {
+        this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason })
+        return
+      }
+    }
+    this.#table.startRunning(sequence)
+    const { vocabSize } = this.#runner
+    this.#draw(sequence, wanted === 'all' ? logits.subarray((tokens - 1) * vocabSize) : logits.subarray(0, vocabSize))
+  }
+
+  /** Draws for rows whose mask has come since their run. True when one did. */
+  drawHeld(): boolean {
+    let drew = false
+    for (const sequence of this.#table.rows.running().reverse()) {
+      const held = sequence.heldLogits
+      if (held !== undefined) {
+        sequence.heldLogits = undefined
+        this.#draw(sequence, held)
+        drew ||= sequence.heldLogits === undefined
+      }
+    }
+    return drew
+  }
+
+  #draw(sequence: Sequence, logits: Float32Array): void {
+    // Only generating sequences are ever drawn for.
+    const work = sequence.work as GenerateWork
+    const grammar = work.request.grammarId !== undefined
+    const state: MaskState | undefined = grammar ? this.#masks?.mask(sequence.id) : undefined
+    switch (state?.kind) {
+      case 'pending':
+        sequence.heldLogits = logits.slice()
+        return
+      case 'ended':
+        this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'grammar_end' })
+        return
+      case 'failed':
+        this.#table.fail(sequence, new RingletError(state.code, state.message))
+        return
+      case 'ready':
+      case undefined:
+        this.#drawWith(sequence, work, logits, state?.mask)
+    }
+  }
+
+  #drawWith(sequence: Sequence, work: GenerateWork, logits: Float32Array, mask: Int32Array | undefined): void {
+    const draw = this.#sampler.sample(logits, {
+      params: work.request.sampling,
+      history: work.history,
+      previousToken: sequence.tokens[sequence.length - 1] as number,
+      draw: sequence.generated,
+      mask,
+    })
+    if (draw.kind === 'not_finite') {
+      const whose = sequence.adapter === undefined ? 'the model' : 'the model with this adapter'
+      this.#table.fail(sequence, new RingletError('internal', `${whose} gave logits that are not finite`))
+    } else if (draw.kind === 'nothing_allowed') {
+      this.#table.fail(sequence, new RingletError('field_invalid', 'grammar and logit_bias together allow no token'))
+    } else {
+      this.#commit(sequence, work, draw.token, mask !== undefined)
+    }
+  }
+
+  #commit(sequence: Sequence, work: GenerateWork, token: GeneratedToken, masked: boolean): void {
+    const { request } = work
+    const first = sequence.length === sequence.prefillEnd && sequence.generated === request.deliveredTokens.length
+    sequence.append(token.tokenId)
+    work.history.add(token.tokenId)
+    const event = { kind: 'token', sequenceId: sequence.id, token } as const
+    this.#table.emit(first ? { ...event, prefillMs: this.#now() - (sequence.startedAt ?? 0) } : event)
+    const isEos = request.eosTokens.includes(token.tokenId)
+    // A grammar that allows the end of sequence has ended with it, whatever else is asked.
+    if (isEos && (masked || !request.ignoreEos)) {
+      this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'eos' })
+      return
+    }
+    if (masked) {
+      this.#masks?.accept(sequence.id, token.tokenId)
+    }
+    if (sequence.generated >= request.maxNewTokens || sequence.length >= this.#runner.maxPositions) {
+      this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'length' })
+    }
+  }
+
+  #embed(sequence: Sequence, work: EmbedWork, tokens: number): void {
+    const states = attempt(() => this.#runner.hiddenStates(chunkOf(sequence, tokens)), sequence)
+    const { hiddenSize } = this.#runner
+    const firstTaken = work.pooling === 'mean' ? 0 : tokens - 1
+    for (let token = firstTaken; token < tokens; token++) {
+      for (let i = 0; i < hiddenSize; i++) {
+        const before = work.pooling === 'mean' ? (work.pooled[i] as number) : 0
+        work.pooled[i] = before + (states[token * hiddenSize + i] as number)
+      }
+    }
+    this.#advance(sequence, tokens)
+    if (sequence.remainingPrefill === 0) {
+      const count = work.pooling === 'mean' ? sequence.length : 1
+      const embedding = Float32Array.from(work.pooled, (sum) => sum / count)
+      this.#table.emit({ kind: 'embedding', sequenceId: sequence.id, embedding })
+      this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'length' })
+    }
+  }
+
+  #advance(sequence: Sequence, tokens: number): void {
+    sequence.filled += tokens
+    sequence.failures = 0
+    sequence.servedAt = this.#now()
+    this.prefillTokens += tokens
+  }
+
+  /** Row j of `logits` is the distribution of the token after position start + j. */
+  #promptLogprobs(sequence: Sequence, into: Float32Array, logits: Float32Array, start: number, tokens: number): void {
+    const { vocabSize } = this.#runner
+    for (let j = 0; j < tokens && start + j + 1 < into.length; j++) {
+      const row = logits.subarray(j * vocabSize, (j + 1) * vocabSize)
+      into[start + j + 1] = this.#sampler.logprob(row, sequence.tokens[start + j + 1] as number)
+    }
+  }
+}
+
+function chunkOf(sequence: Sequence, tokens: number) {
+  return {
+    // A prefilling sequence owns a row.
+    kvRow: sequence.kvRow as number,
+    tokens: sequence.tokens.subarray(sequence.filled, sequence.filled + tokens),
+    startPosition: sequence.filled,
+    adapterSlot: sequence.adapterSlot,
+  }
+}
+
+function attempt<T>(run: () => T, sequence?: Sequence): T {
+  try {
+    return run()
+  } catch (error) {
+    throw new RunFailed(error, sequence)
+  }
+}

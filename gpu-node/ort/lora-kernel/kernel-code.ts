@@ -42,6 +42,8 @@ export const ENTRIES = [
 export type KernelEntry = (typeof ENTRIES)[number]
 
 const INPUTS = 4
+/** Words before the adapters' addresses in the input `rows`. */
+export const ROW_HEADER_WORDS = 3
 const FLOAT = 1
 const INT64 = 7
 /** Bytes of a weight, and of the floats beside them. */
@@ -92,8 +94,8 @@ function describeOperator(code: Assembler, name: bigint): void {
 }
 
 /**
- * `compute(kernel, context)`: inputs base `[rows, 1, N]`, x `[rows, 1, K]`, rows int64 `[1 + rows]` (their count, then each
- * one's adapter), shape int64 `[3]` (K, N, offset of this group in an adapter's table); output `[rows, 1, N]`.
+ * `compute(kernel, context)`: inputs base `[…, N]`, x `[…, K]`, rows int64 `[3 + rows]` (their count, the output's first two
+ * sizes, then each one's adapter), shape int64 `[3]` (K, N, offset of this group in an adapter's table); output `[a, b, N]`.
  */
 function compute(code: Assembler, { api, offsets }: KernelCodeOptions): void {
   const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r12, r13 } = REG
@@ -117,10 +119,11 @@ function compute(code: Assembler, { api, offsets }: KernelCodeOptions): void {
     code.call(at(r13, offsets.getInput))
     dataOf(place)
   }
-  code.load(rax, at(rsp, FRAME.rows))
-  code.load(rax, at(rax))
+  code.load(rdx, at(rsp, FRAME.rows))
+  code.load(rax, at(rdx, 8))
   code.store(at(rsp, FRAME.outputShape), rax)
-  code.storeConstant(at(rsp, FRAME.outputShape + 8), 1)
+  code.load(rax, at(rdx, 16))
+  code.store(at(rsp, FRAME.outputShape + 8), rax)
   code.load(rax, at(rsp, FRAME.shape))
   code.load(rax, at(rax, 8))
   code.store(at(rsp, FRAME.outputShape + 16), rax)
@@ -134,7 +137,8 @@ function compute(code: Assembler, { api, offsets }: KernelCodeOptions): void {
   // ParallelFor(context, row, total, batches: as many as threads, argument)
   code.move(rdi, r12)
   code.addressOfLabel(rsi, 'row')
-  code.load(rdx, at(rsp, FRAME.outputShape))
+  code.load(rdx, at(rsp, FRAME.rows))
+  code.load(rdx, at(rdx))
   code.smallConstant(rcx, 0)
   code.address(r8, at(rsp, FRAME.base))
   code.call(at(r13, offsets.parallelFor))
@@ -161,7 +165,7 @@ function row(code: Assembler, weights: KernelWeights): void {
   code.load(r10, at(r8, 8))
   code.load(r11, at(r8, 16))
   code.load(rax, at(rdi, ARGUMENT.rows))
-  code.load(rbx, { base: rax, offset: 8, index: rsi, scale: 8 })
+  code.load(rbx, { base: rax, offset: ROW_HEADER_WORDS * 8, index: rsi, scale: 8 })
   const rowOf = (to: number, tensor: number, width: number) => {
     code.move(rax, rsi)
     code.multiply(rax, width)

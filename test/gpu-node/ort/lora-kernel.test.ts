@@ -59,21 +59,21 @@ function runKernel(
   const names = [
     graph.input('base', 'float32', ['rows', 1, outs]),
     graph.input('x', 'float32', ['rows', 1, inputs]),
-    graph.input('rows', 'int64', ['rows plus 1']),
+    graph.input('rows', 'int64', ['rows plus 3']),
     graph.input('shape', 'int64', [3]),
   ]
   graph.output('out', graph.node(LORA_OP.type, names, { domain: LORA_OP.domain }), 'float32', ['rows', 1, outs])
   const session = new OrtSession(environment, { model: graph.toModel(), customOps: [op.domain] })
   const kept: unknown[] = []
-  const table = new BigInt64Array(rows + 1)
-  table[0] = BigInt(rows)
+  const table = new BigInt64Array(rows + 3)
+  table.set([BigInt(rows), BigInt(rows), 1n])
   for (const [index, adapter] of adapters.entries()) {
     if (adapter !== undefined) {
       const group = packGroup(inputs, adapter.segments, weights)
       // Two zero words before the record: the offset in the shape input must be honoured.
       const record = new BigInt64Array(2 + groupRecordBytes(adapter.segments.length) / 8)
       writeGroupRecord(record, 2, group)
-      table[index + 1] = addressOf(record)
+      table[index + 3] = addressOf(record)
       kept.push(group, record)
     }
   }
@@ -81,7 +81,7 @@ function runKernel(
   const binding = new OrtBinding(environment, session)
   binding.input('base', new OrtTensor(environment, 'float32', [rows, 1, outs], base))
   binding.input('x', new OrtTensor(environment, 'float32', [rows, 1, inputs], x))
-  binding.input('rows', new OrtTensor(environment, 'int64', [rows + 1], table))
+  binding.input('rows', new OrtTensor(environment, 'int64', [rows + 3], table))
   binding.input('shape', new OrtTensor(environment, 'int64', [3], BigInt64Array.of(BigInt(inputs), BigInt(outs), 16n)))
   binding.output('out', new OrtTensor(environment, 'float32', [rows, 1, outs], out))
   binding.run()

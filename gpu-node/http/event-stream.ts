@@ -26,6 +26,8 @@ export interface EventStreamOptions {
   /** Data of an error event, in the API's shape. */
   errorData: (error: RingletError) => string
   toError: (error: unknown) => RingletError
+  /** Called with the id of each event before it goes out. */
+  onSent: (eventId: string) => void
   /** Writes all events. A throw becomes an error event, or a break where another node could go on. */
   write: (events: EventWriter) => Promise<void>
 }
@@ -47,6 +49,9 @@ export function eventStream(c: Context, options: EventStreamOptions): Response {
     const writer: EventWriter = {
       send: (data, id) => {
         spoken = true
+        if (id !== undefined) {
+          options.onSent(id)
+        }
         return stream.writeSSE(id === undefined ? { data } : { data, id })
       },
       progress: (progress, id) => {

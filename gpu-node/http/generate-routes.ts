@@ -1,5 +1,6 @@
 /** The generating routes: parse, start, answer whole or as a stream. */
 
+import { createHash } from 'node:crypto'
 import type { Context, Hono } from 'hono'
 import { type ParsedGenerate, parseGenerateBody } from '../../shared/api/generate-body.ts'
 import { GENERATE_ROUTES, type GenerateRoute } from '../../shared/api/generate-request.ts'
@@ -24,6 +25,7 @@ import {
   loraxTimingHeaders,
   serverTiming,
 } from './reply-headers.ts'
+import { createResumeBuffer, type ResumeBuffer } from './resume-buffer.ts'
 import { createStreamPosition } from './stream-position.ts'
 import type { TicketGuard } from './ticket-guard.ts'
 
@@ -31,8 +33,9 @@ import type { TicketGuard } from './ticket-guard.ts'
 const PROGRESS_HEADER = 'x-progress'
 
 export function addGenerateRoutes(app: Hono, context: NodeContext, guard: TicketGuard): void {
+  const resume = createResumeBuffer(context.limits.resumeMs)
   for (const route of GENERATE_ROUTES) {
-    app.post(route, (c) => handleGenerate(c, route, context, guard))
+    app.post(route, (c) => handleGenerate(c, route, context, guard, resume))
   }
 }
 
@@ -44,11 +47,16 @@ interface Job {
   gone: AbortController
 }
 
+interface StreamJob extends Job {
+  sent: { note(eventId: string): void }
+}
+
 async function handleGenerate(
   c: Context,
   route: GenerateRoute,
   context: NodeContext,
   guard: TicketGuard,
+  resume: ResumeBuffer,
 ): Promise<Response> {
   const ticket = await guard(c.req.raw.headers, ['generate'])
   const body = await readJsonBody(c.req.raw, context.limits.maxBodyBytes)
@@ -56,7 +64,21 @@ async function handleGenerate(
   const gone = new AbortController()
   c.req.raw.signal.addEventListener('abort', () => gone.abort())
   const job: Job = { ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
-  return parsed.stream ? replyStream(c, job, context) : replyWhole(c, job, context)
+  return parsed.stream ? replyStream(c, resumed(c, job, body, resume), context) : replyWhole(c, job, context)
+}
+
+/** With `Last-Event-ID` the job goes on after that event; each stream can be resumed itself. */
+function resumed(c: Context, job: Job, body: unknown, resume: ResumeBuffer): StreamJob {
+  const fingerprint = createHash('sha256')
+    .update(`${job.parsed.route}\n${JSON.stringify(body)}`)
+    .digest('base64url')
+  const key = { tenantId: job.ticket.tenantId, requestId: job.ticket.requestId, fingerprint }
+  const lastEventId = c.req.header('last-event-id')
+  const continues = Object.keys(job.delivered).length > 0
+  const point = lastEventId === undefined || continues ? undefined : resume.find(key, lastEventId)
+  const { delivered, seed, createdAt } = point ?? { ...job.ticket, delivered: job.delivered }
+  const ticket = { ...job.ticket, seed, createdAt }
+  return { ...job, ticket, delivered, sent: resume.open(key, { seed, createdAt }, delivered) }
 }
 
 function start(
@@ -107,7 +129,7 @@ async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<R
  * The stream opens once the sequences are queued, so that refusals have their status. One that takes long, or whose client
  * wants to see the progress, opens earlier and lacks the headers that are not known yet.
  */
-async function replyStream(c: Context, job: Job, context: NodeContext): Promise<Response> {
+async function replyStream(c: Context, job: StreamJob, context: NodeContext): Promise<Response> {
   const { parsed, ticket, delivered, gone } = job
   const progress = createProgressRelay(context.clock)
   const starting = start(c, job, context, progress.push)
@@ -127,6 +149,7 @@ async function replyStream(c: Context, job: Job, context: NodeContext): Promise<
     onClosed: () => gone.abort(),
     toError: toRingletError,
     errorData: (error) => JSON.stringify(errorBody(error, parsed.api)),
+    onSent: job.sent.note,
     write: async (writer) => {
       if (wantsProgress) {
         progress.listen((event) => void writer.progress(event, `0:${deliveredCount(0)}:`))

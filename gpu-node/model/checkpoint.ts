@@ -25,6 +25,8 @@ export interface Checkpoint {
   readTensor(name: string, out?: Float32Array): Promise<Float32Array>
   /** `out.length` numbers of a tensor from its element `first` on, widened to float32. */
   readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
+  /** The tensor as stored, if that is bfloat16. */
+  readBfloat16(name: string): Promise<Uint16Array | undefined>
   shape(name: string): readonly number[]
   /** Sizes and times of the weight files: changes whenever they do. */
   readonly stamp: string
@@ -94,6 +96,10 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
           )
         }
         return files.readPart(name, first, out)
+      },
+      readBfloat16: async (name) => {
+        shape(name)
+        return files.readBfloat16(name)
       },
       close: () => files.close(),
     }

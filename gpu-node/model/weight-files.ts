@@ -14,6 +14,8 @@ export interface WeightFiles {
   equal(name: string, other: string): Promise<boolean>
   /** `out.length` numbers from element `first` on, widened to float32. */
   readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
+  /** The tensor as stored, if that is bfloat16. */
+  readBfloat16(name: string): Promise<Uint16Array | undefined>
   /** Sizes and times of all files. */
   stamp: string
   /** The files' names, sizes, headers, and samples of every tensor. */
@@ -64,6 +66,7 @@ export async function openWeightFiles(
         const { file, entry, first: begin } = place(name)
         return file.readPart(entry.name, begin + first, out)
       },
+      readBfloat16: (name) => readBfloat16(place(name)),
       stamp: files.map(({ size, modifiedMs }) => `${size}@${modifiedMs}`).join(' '),
       addTo: (hash) => addFiles(hash, files),
       unused: () => unusedTensors(stored, places),
@@ -149,6 +152,15 @@ function checkTensor({ entry, file }: StoredTensor, shape: readonly number[] | u
 function unusedTensors(stored: ReadonlyMap<string, StoredTensor>, places: ReadonlyMap<string, Place>): string[] {
   const used = new Set([...places.values()].map(({ entry }) => entry.name))
   return [...stored.keys()].filter((name) => !used.has(name) && !COMPUTED.test(name))
+}
+
+async function readBfloat16({ file, entry, first, elements }: Place): Promise<Uint16Array | undefined> {
+  if (entry.dtype !== 'BF16') {
+    return undefined
+  }
+  const buffer = new SharedArrayBuffer(2 * elements)
+  await file.readBytes(entry.begin + 2 * first, new Uint8Array(buffer))
+  return new Uint16Array(buffer)
 }
 
 const COMPARED_AT_ONCE = 1 << 20

@@ -1,5 +1,6 @@
 /** The `ModelRunner` over ONNX Runtime: turns prefill chunks and decode batches into runs of the session that fits them. */
 
+import { createHash } from 'node:crypto'
 import { RingletError } from '../../../shared/errors.ts'
 import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
 import { OrtBinding } from '../../ort/binding.ts'
@@ -7,6 +8,7 @@ import { OrtEnvironment } from '../../ort/environment.ts'
 import type { GraphForm, WeightFormat } from '../graph/graph-form.ts'
 import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
 import type { PackedAdapter } from '../packed-adapter.ts'
+import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
 import { KvCache } from './kv-cache.ts'
 import { RopeChoice } from './rope-choice.ts'
@@ -24,6 +26,8 @@ export interface OrtRunnerOptions {
   maxRows: number
   maxPositions: number
   adapterSlots: number
+  /** Where quantised weights are kept for the next start, and what tells this base from others. */
+  weightCache?: { folder: string; baseDigest: string; stamp: string; onMiss?: (why: string) => void }
   onProgress?: Progress
 }
 
@@ -35,9 +39,22 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
   }
   const environment = new OrtEnvironment(options.threads)
   const plan = planWeights(decoder)
-  const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, options.onProgress)
+  const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, {
+    cache: openCache(options, plan),
+    onProgress: options.onProgress,
+  })
   const embedding = await TokenEmbedding.load(options.checkpoint)
   return new OrtRunner(options, { environment, plan, weights, embedding })
+}
+
+/** Weights in f32 are read from the checkpoint as fast as from a copy. */
+function openCache({ weightCache: place, dtype }: OrtRunnerOptions, plan: WeightPlan): WeightCache | undefined {
+  if (place === undefined || dtype === 'f32') {
+    return undefined
+  }
+  const { folder, baseDigest, stamp, onMiss } = place
+  const layout = createHash('sha256').update(JSON.stringify(plan)).digest('hex')
+  return weightCache(folder, { baseDigest, stamp, format: dtype, layout }, onMiss)
 }
 
 interface RunnerParts {

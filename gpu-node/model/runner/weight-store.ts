@@ -5,21 +5,26 @@ import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
 import type { WeightFormat } from '../graph/graph-form.ts'
 import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
-import {
-  allocateQuantised,
-  QUANTISED_BLOCK,
-  type QuantisedBits,
-  type QuantisedMatrix,
-  quantiseRows,
-} from '../quantise.ts'
+import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
+import type { CachedWeight, WeightCache } from '../weight-cache.ts'
 
 /** What is needed of a checkpoint. */
 export interface WeightSource {
   readonly decoder: DecoderSpec
   readTensor(name: string): Promise<Float32Array>
+  /** `out.length` numbers of a tensor from element `first` on; sources without it are read a tensor at a time. */
+  readPart?(name: string, first: number, out: Float32Array): Promise<Float32Array>
+  /** The tensor as stored, if that is bfloat16. */
+  readBfloat16?(name: string): Promise<Uint16Array | undefined>
 }
 
 export type Progress = (done: number, total: number) => void
+
+export interface LoadOptions {
+  /** Where the quantised weights of an earlier start lie. */
+  cache?: WeightCache
+  onProgress?: Progress
+}
 
 export interface WeightStore {
   initializers: ReadonlyMap<string, OrtTensor>
@@ -32,43 +37,15 @@ export async function loadWeights(
   source: WeightSource,
   plan: WeightPlan,
   format: WeightFormat,
-  onProgress: Progress = () => {},
+  options: LoadOptions = {},
 ): Promise<WeightStore> {
-  const initializers = new Map<string, OrtTensor>()
-  let bytes = 0
-  const add = (name: string, tensor: OrtTensor): void => {
-    initializers.set(name, tensor)
-    bytes += typeof tensor.data === 'bigint' ? 0 : tensor.data.byteLength
-  }
-  const addFloats = (name: string, shape: number[], data: Float32Array): void =>
-    add(name, new OrtTensor(environment, 'float32', shape, data))
-  const matrices = planMatrices(plan)
-  for (const [i, matrix] of matrices.entries()) {
-    const weight = await readMatrix(source, matrix)
-    const { name, inFeatures, outFeatures } = matrix
-    if (format === 'f32' || name.endsWith('.router')) {
-      addFloats(`${name}.weight`, [outFeatures, inFeatures], weight)
-    } else {
-      const bits = format === 'int8' ? 8 : 4
-      const { weight: codes, scales } = quantise(weight, outFeatures, inFeatures, bits)
-      const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
-      add(`${name}.weight`, new OrtTensor(environment, 'uint8', [outFeatures, blocks, 4 * bits], codes))
-      addFloats(`${name}.scales`, [outFeatures, blocks], scales)
-    }
-    if (matrix.hasBias) {
-      addFloats(`${name}.bias`, [outFeatures], await readBias(source, matrix))
-    }
-    onProgress(i + 1, matrices.length)
-  }
-  for (const norm of planNorms(plan)) {
-    await addNorm(source, norm, addFloats)
-  }
-  for (const [i, table] of source.decoder.ropeTables.entries()) {
-    addRope(`rope.${i}`, table, addFloats)
-  }
+  const weights = [...(await readOrMakeWeights(source, plan, format, options)), ...ropeWeights(source.decoder)]
+  const initializers = new Map(
+    weights.map(({ name, type, shape, data }) => [name, new OrtTensor(environment, type, [...shape], data)]),
+  )
   return {
     initializers,
-    bytes,
+    bytes: weights.reduce((bytes, { data }) => bytes + data.byteLength, 0),
     dispose: () => {
       for (const tensor of initializers.values()) {
         tensor.dispose()
@@ -78,24 +55,82 @@ export async function loadWeights(
   }
 }
 
-function quantise(values: Float32Array, rows: number, columns: number, bits: QuantisedBits): QuantisedMatrix {
-  const matrix = allocateQuantised(rows, columns, bits)
-  quantiseRows(matrix, 0, values)
-  return matrix
+async function readOrMakeWeights(
+  source: WeightSource,
+  plan: WeightPlan,
+  format: WeightFormat,
+  { cache, onProgress = () => {} }: LoadOptions,
+): Promise<CachedWeight[]> {
+  const known = await cache?.read()
+  if (known !== undefined) {
+    onProgress(1, 1)
+    return known
+  }
+  const weights: CachedWeight[] = []
+  const matrices = planMatrices(plan)
+  for (const [i, matrix] of matrices.entries()) {
+    weights.push(...(await makeMatrix(source, matrix, format)))
+    onProgress(i + 1, matrices.length)
+  }
+  for (const norm of planNorms(plan)) {
+    weights.push(...(await makeNorm(source, norm)))
+  }
+  await cache?.write(weights)
+  return weights
 }
 
-type AddFloats = (name: string, shape: number[], data: Float32Array) => void
+async function makeMatrix(source: WeightSource, matrix: MatrixPlan, format: WeightFormat): Promise<CachedWeight[]> {
+  const { name, inFeatures, outFeatures, hasBias } = matrix
+  const bias = hasBias ? [floats(`${name}.bias`, [outFeatures], await readBias(source, matrix))] : []
+  if (format === 'f32' || name.endsWith('.router')) {
+    return [floats(`${name}.weight`, [outFeatures, inFeatures], await readMatrix(source, matrix)), ...bias]
+  }
+  const bits = format === 'int8' ? 8 : 4
+  const quantised = allocateQuantised(outFeatures, inFeatures, bits)
+  await eachRows(source, matrix, (row, values) => quantiseRows(quantised, row, values))
+  const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
+  return [
+    { name: `${name}.weight`, type: 'uint8', shape: [outFeatures, blocks, 4 * bits], data: quantised.weight },
+    floats(`${name}.scales`, [outFeatures, blocks], quantised.scales),
+    ...bias,
+  ]
+}
+
+function floats(name: string, shape: number[], data: Float32Array): CachedWeight {
+  return { name, type: 'float32', shape, data }
+}
 
 /** `[out, in]` of all parts, multiplied. */
 async function readMatrix(source: WeightSource, matrix: MatrixPlan): Promise<Float32Array> {
-  const { inFeatures, outFeatures, multiplier } = matrix
-  const weight = sharedFloats(inFeatures * outFeatures)
-  let row = 0
-  for (const part of matrix.parts) {
-    weight.set(await readLinear(source, part), row * inFeatures)
-    row += part.outFeatures
+  const weight = sharedFloats(matrix.inFeatures * matrix.outFeatures)
+  await eachRows(source, matrix, (row, values) => weight.set(values, row * matrix.inFeatures))
+  return weight
+}
+
+/** Numbers of a matrix that are held at once in float32 on the way to the graph's format. */
+const NUMBERS_AT_ONCE = 1 << 22
+
+/** The rows of all parts in order, multiplied, some at a time; `values` is valid until `take` returns. */
+async function eachRows(
+  source: WeightSource,
+  { parts, inFeatures, multiplier }: MatrixPlan,
+  take: (row: number, values: Float32Array) => void,
+): Promise<void> {
+  let firstRow = 0
+  const buffer = new Float32Array(Math.max(1, Math.floor(NUMBERS_AT_ONCE / inFeatures)) * inFeatures)
+  for (const part of parts) {
+    if (source.readPart === undefined || part.transposed) {
+      take(firstRow, multiplyInPlace(await readLinear(source, part), multiplier))
+    } else {
+      const end = part.outFeatures * inFeatures
+      for (let first = 0; first < end; first += buffer.length) {
+        const values = buffer.subarray(0, Math.min(buffer.length, end - first))
+        await source.readPart(part.weight, first, values)
+        take(firstRow + first / inFeatures, multiplyInPlace(values, multiplier))
+      }
+    }
+    firstRow += part.outFeatures
   }
-  return multiplier === 1 ? weight : multiplyInPlace(weight, multiplier)
 }
 
 /** A module's weight as `[out, in]`, whichever way the checkpoint stores it. */
@@ -116,17 +151,20 @@ async function readBias(source: WeightSource, matrix: MatrixPlan): Promise<Float
   return multiplyInPlace(bias, matrix.multiplier)
 }
 
-async function addNorm(source: WeightSource, { name, spec, size }: NormPlan, add: AddFloats): Promise<void> {
-  const weight = sharedFloats(size)
-  weight.set(await source.readTensor(spec.weight))
-  add(`${name}.weight`, [size], spec.addOne ? weight.map((value) => value + 1) : weight)
-  if (spec.bias !== undefined) {
-    add(`${name}.bias`, [size], await source.readTensor(spec.bias))
-  }
+async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): Promise<CachedWeight[]> {
+  const stored = await source.readTensor(spec.weight)
+  const weight = floats(`${name}.weight`, [size], spec.addOne ? stored.map((value) => value + 1) : stored)
+  return spec.bias === undefined
+    ? [weight]
+    : [weight, floats(`${name}.bias`, [size], await source.readTensor(spec.bias))]
+}
+
+function ropeWeights(decoder: DecoderSpec): CachedWeight[] {
+  return decoder.ropeTables.flatMap((table, i) => ropeWeight(`rope.${i}`, table))
 }
 
 /** The table for long sequences follows that for short ones. */
-function addRope(name: string, { rotaryDim, positions, cos, sin, long }: RopeTable, add: AddFloats): void {
+function ropeWeight(name: string, { rotaryDim, positions, cos, sin, long }: RopeTable): CachedWeight[] {
   const half = rotaryDim / 2
   const rows = positions * (long === undefined ? 1 : 2)
   const join = (short: Float32Array, more: Float32Array | undefined): Float32Array => {
@@ -135,8 +173,10 @@ function addRope(name: string, { rotaryDim, positions, cos, sin, long }: RopeTab
     table.set(more ?? [], more === undefined ? 0 : positions * half)
     return table
   }
-  add(`${name}.cos`, [rows, half], join(cos, long?.cos))
-  add(`${name}.sin`, [rows, half], join(sin, long?.sin))
+  return [
+    floats(`${name}.cos`, [rows, half], join(cos, long?.cos)),
+    floats(`${name}.sin`, [rows, half], join(sin, long?.sin)),
+  ]
 }
 
 function transpose(stored: Float32Array, rows: number, columns: number): Float32Array {
@@ -150,6 +190,9 @@ function transpose(stored: Float32Array, rows: number, columns: number): Float32
 }
 
 function multiplyInPlace(values: Float32Array, factor: number): Float32Array {
+  if (factor === 1) {
+    return values
+  }
   for (let i = 0; i < values.length; i++) {
     values[i]! *= factor
   }

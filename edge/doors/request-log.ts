@@ -30,5 +30,9 @@ export const requestLog = createMiddleware<AppEnv>(async function requestLog(c, 
 
 /** The route's pattern, not the path: what a caller wrote stays out of the log. Patterns with `*` are doors, not routes. */
 function routeOf(c: AppContext): string {
-  return matchedRoutes(c).findLast((route) => !route.path.includes('*'))?.path ?? 'none'
+  return (
+    matchedRoutes(c)
+      .filter((route) => !route.path.includes('*'))
+      .at(-1)?.path ?? 'none'
+  )
 }

@@ -1,0 +1,202 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type EdgeWorld, startEdgeWorld } from '../edge-world.ts'
+import { answerStream, answerText, type StubNode } from '../stub-node.ts'
+
+let world: EdgeWorld
+let node: StubNode
+let token: string
+beforeAll(async () => {
+  world = await startEdgeWorld()
+  node = world.nodes[0]!
+  token = (await world.createTenant({ name: 'caller' })).token.token
+  await world.admin('PUT', '/admin/aliases/pirate', { source: 'local', id: 'pirate' })
+})
+afterAll(() => world.close())
+
+describe('a request on its way to a node', () => {
+  test('carries a ticket for this tenant, adapter and node, and the body as it came', async () => {
+    const body = { inputs: 'Hello', parameters: { adapter_id: 'pirate', max_new_tokens: 5 } }
+    const response = await world.post('/generate?x=1', token, body)
+    expect(response.status).toBe(200)
+    expect(await response.json()).toMatchObject({ generated_text: 'hello' })
+    const served = node.served.at(-1)!
+    expect(served).toMatchObject({
+      path: '/generate?x=1',
+      body: JSON.stringify(body),
+      ticket: {
+        action: 'generate',
+        nodeId: 'node-0',
+        adapter: { kind: 'single', ref: { source: 'local', id: 'pirate' } },
+        cacheSalt: expect.stringMatching(/^[0-9a-f]{32}$/),
+      },
+    })
+    expect(served.ticket.expiresAt - Date.now()).toBeLessThanOrEqual(60_000)
+    expect(response.headers.get('x-ringlet-node')).toBe('node-0')
+    expect(response.headers.get('server-timing')).toMatch(/^auth;dur=[\d.]+, .*queue;dur=0\.1$/)
+  })
+
+  test('the base is asked for by its name, or on LoRAX routes by naming no adapter', async () => {
+    await world.post('/generate', token, { inputs: 'x', parameters: { adapter_id: '' } })
+    await world.post('/v1/chat/completions', token, {
+      model: 'demo/base',
+      messages: [{ role: 'user', content: 'x' }],
+    })
+    expect(node.served.slice(-2).map((one) => one.ticket.adapter)).toEqual([{ kind: 'base' }, { kind: 'base' }])
+  })
+
+  test.each([
+    ['local:orders-json', { source: 'local', id: 'orders-json' }],
+    ['LOCAL:orders-json', { source: 'local', id: 'orders-json' }],
+    ['/srv/adapters/one', { source: 'local', id: '/srv/adapters/one' }, 'local'],
+  ])('%s is taken literally', async (adapter_id, ref, adapter_source?: string) => {
+    const parameters = { adapter_id, ...(adapter_source === undefined ? {} : { adapter_source }) }
+    expect((await world.post('/generate', token, { inputs: 'x', parameters })).status).toBe(200)
+    expect(node.served.at(-1)!.ticket.adapter).toEqual({ kind: 'single', ref })
+  })
+
+  test('a merge names each part, aliases among them', async () => {
+    const merged_adapters = { ids: ['pirate', 'local:redact'], weights: [0.5, 2], merge_strategy: 'ties', density: 0.5 }
+    const response = await world.post('/generate', token, { inputs: 'x', parameters: { merged_adapters } })
+    expect(response.status).toBe(200)
+    expect(node.served.at(-1)!.ticket.adapter).toEqual({
+      kind: 'merge',
+      strategy: 'ties',
+      density: 0.5,
+      parts: [
+        { ref: { source: 'local', id: 'pirate' }, weight: 0.5 },
+        { ref: { source: 'local', id: 'redact' }, weight: 2 },
+      ],
+    })
+  })
+
+  test('every tenant has its own salt, the same at each request', async () => {
+    const other = (await world.createTenant({ name: 'other' })).token.token
+    for (const asker of [token, token, other]) {
+      await world.post('/generate', asker, { inputs: 'x' })
+    }
+    const [first, second, third] = node.served.slice(-3).map((one) => one.ticket.cacheSalt)
+    expect(first).toBe(second)
+    expect(third).not.toBe(first)
+  })
+})
+
+describe('what does not resolve', () => {
+  test.each([
+    ['/generate', { inputs: 'x', parameters: { adapter_id: 'nobody' } }, 404, { code: 'adapter_not_found' }],
+    [
+      '/v1/completions',
+      { model: 'gpt-4', prompt: 'x' },
+      404,
+      { error: { code: 'model_not_found', type: 'invalid_request_error', param: 'model' } },
+    ],
+    ['/generate', { inputs: 'x', parameters: { adapter_id: 'a/../b', adapter_source: 'local' } }, 422, {}],
+    ['/generate', { inputs: 'x', parameters: { adapter_id: 'a', adapter_source: 'ftp' } }, 422, {}],
+    ['/generate', { inputs: 'x', adapter_id: 'pirate' }, 422, { code: 'field_unknown' }],
+    ['/generate', { inputs: 'x', parameters: { top_p: 2 } }, 422, { param: 'parameters.top_p' }],
+    ['/v1/chat/completions', { model: 'demo/base' }, 422, { error: { param: 'messages' } }],
+  ])('%s %j answers %i', async (path, body, status, expected) => {
+    const before = node.served.length
+    const response = await world.post(path, token, body)
+    expect(response.status).toBe(status)
+    expect(await response.json()).toMatchObject(expected)
+    expect(node.served.length).toBe(before)
+  })
+
+  test('malformed JSON is 400, another content type 415, in the shape of the route', async () => {
+    const send = (path: string, body: string, type: string) =>
+      fetch(world.url + path, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${token}`, 'content-type': type },
+        body,
+      })
+    const lorax = await send('/generate', '{"inputs": ', 'application/json')
+    expect([lorax.status, await lorax.json()]).toMatchObject([
+      400,
+      { code: 'body_malformed', error_type: 'validation' },
+    ])
+    const openai = await send('/v1/completions', 'nope', 'application/json')
+    expect([openai.status, await openai.json()]).toMatchObject([400, { error: { code: 'body_malformed' } }])
+    const form = await send('/generate', 'inputs=x', 'application/x-www-form-urlencoded')
+    expect(form.status).toBe(415)
+  })
+})
+
+describe('the other routes', () => {
+  test('/, /invocations, embeddings and tokenize reach the node with their own action', async () => {
+    await world.post('/', token, { inputs: 'x', stream: false })
+    await world.post('/invocations', token, { inputs: 'x' })
+    await world.post('/embed', token, { inputs: 'x' })
+    await world.post('/v1/embeddings', token, { model: 'demo/base', input: 'x' })
+    await world.post('/tokenize', token, { inputs: 'x' })
+    expect(node.served.slice(-5).map(({ path, ticket }) => [path, ticket.action])).toEqual([
+      ['/', 'generate'],
+      ['/invocations', 'generate'],
+      ['/embed', 'embed'],
+      ['/v1/embeddings', 'embed'],
+      ['/tokenize', 'tokenize'],
+    ])
+  })
+
+  test('/info is a node’s, /startup generates one token', async () => {
+    node.answer = (_request, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' })
+      response.end(JSON.stringify({ model_id: 'demo/base' }))
+    }
+    const info = await world.get('/info', token)
+    expect([info.status, await info.json()]).toEqual([200, { model_id: 'demo/base' }])
+    expect(node.served.at(-1)).toMatchObject({ method: 'GET', path: '/info', ticket: { action: 'info' } })
+    node.answer = answerText('W')
+    const startup = await world.get('/startup', token)
+    expect([startup.status, await startup.text()]).toEqual([200, ''])
+    expect(JSON.parse(node.served.at(-1)!.body)).toMatchObject({ parameters: { max_new_tokens: 1 } })
+  })
+
+  test('/health is open, and LoRAX’s: 200 and nothing', async () => {
+    for (const path of ['/', '/health', '/ping']) {
+      const response = await fetch(world.url + path)
+      expect([response.status, await response.text()]).toEqual([200, ''])
+    }
+  })
+
+  test('/v1/models lists the base and the aliases with their roots', async () => {
+    const response = await world.get('/v1/models', token)
+    const { data } = (await response.json()) as { data: object[] }
+    expect(data).toMatchObject([
+      { id: 'demo/base', object: 'model', root: 'demo/base', parent: null },
+      { id: 'pirate', root: 'local:pirate', parent: 'demo/base', max_model_len: 1024 },
+    ])
+    expect(await (await world.get('/v1/models/demo/base', token)).json()).toMatchObject({ id: 'demo/base' })
+    expect(await (await world.get('/v1/models/pirate', token)).json()).toMatchObject({ root: 'local:pirate' })
+    expect((await world.get('/v1/models/nobody', token)).status).toBe(404)
+  })
+})
+
+describe('a stream', () => {
+  test('passes through event by event, and a client that leaves frees its node', async () => {
+    const gates: (() => void)[] = []
+    let sent = 0
+    node.answer = answerStream(500, () => {
+      sent++
+      return new Promise<void>((open) => gates.push(open))
+    })
+    const leaving = new AbortController()
+    const response = await fetch(`${world.url}/generate_stream`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ inputs: 'x' }),
+      signal: leaving.signal,
+    })
+    expect(response.headers.get('content-type')).toBe('text/event-stream')
+    const reader = response.body!.getReader()
+    gates.shift()?.()
+    const first = new TextDecoder().decode((await reader.read()).value)
+    expect(first).toContain('"text":"t1"')
+    expect(first).not.toContain('"text":"t2"')
+    leaving.abort()
+    // The runtime learns that the client has gone when it next writes to it, as at a model's pace of tokens.
+    const pace = setInterval(() => gates.shift()?.(), 10)
+    await node.served.at(-1)!.aborted
+    clearInterval(pace)
+    expect(sent).toBeLessThan(12)
+  })
+})

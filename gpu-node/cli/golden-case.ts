@@ -100,7 +100,7 @@ async function loadAdapters(
         throw new Error(`no folder ${directory}`)
       }
       const { adapter } = await readPeftAdapter(directory, checkpoint.spec, { baseWeights: baseWeightsOf(checkpoint) })
-      runner.loadAdapter(slots.size, await packAdapter(adapter, checkpoint))
+      runner.loadAdapter(slots.size, await packAdapter(adapter, checkpoint, runner.adapterLayout))
       slots.set(name, slots.size)
     } catch (error) {
       notCovered.push(reason(`adapter ${name}`, error))

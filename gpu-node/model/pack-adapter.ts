@@ -4,19 +4,35 @@
  */
 
 import { RingletError } from '../../shared/errors.ts'
+import { type KernelWeights, kernelObjection, packGroup } from '../ort/lora-kernel/kernel-layout.ts'
+import { canRunLoraKernel } from '../ort/lora-kernel/lora-op.ts'
 import type { DecoderSpec } from './decoder-spec.ts'
+import type { WeightFormat } from './graph/graph-form.ts'
 import { loraInputs } from './graph/graph-names.ts'
 import { type MatrixPlan, planMatrices, planWeights } from './graph/weight-plan.ts'
-import type { LoraAdapter, LoraModule, PackedAdapter, SavedModule } from './packed-adapter.ts'
+import type { AdapterLayout, LoraAdapter, LoraModule, PackedAdapter, SavedModule } from './packed-adapter.ts'
 import { EMBEDDING_A, EMBEDDING_B, EMBEDDING_SAVED, HEAD_SAVED, HEAD_SAVED_BIAS } from './packed-parts.ts'
 import { readLinear, type WeightSource } from './runner/weight-store.ts'
 
-export async function packAdapter(adapter: LoraAdapter, base: WeightSource): Promise<PackedAdapter> {
+/** The layout that a node with weights in this format wants. */
+export function adapterLayout(weights: WeightFormat): AdapterLayout {
+  if (!canRunLoraKernel()) {
+    return 'graph'
+  }
+  return weights === 'f32' ? 'kernel-f32' : 'kernel-int8'
+}
+
+/** An adapter of shapes that the kernel does not take is packed for the graph. */
+export async function packAdapter(
+  adapter: LoraAdapter,
+  base: WeightSource,
+  layout: AdapterLayout = adapterLayout('f32'),
+): Promise<PackedAdapter> {
   const { decoder } = base
+  const places = findPlaces(decoder)
+  const adapted = new Map<MatrixPlan, AdaptedPart[]>()
   const parts: Record<string, Float32Array> = {}
   const features = { embedding: false, head: false, bias: false, magnitude: false }
-  const places = findPlaces(decoder)
-  const extras = new Map<MatrixPlan, { gain: Float32Array; shift: Float32Array }>()
   for (const module of adapter.modules) {
     if (module.name === decoder.embedding.module) {
       packEmbedding(module, decoder, parts)
@@ -28,30 +44,67 @@ export async function packAdapter(adapter: LoraAdapter, base: WeightSource): Pro
       throw refusal(`the base has no module '${module.name}'`)
     }
     checkShapes(module, place)
-    const { matrix, index } = place
-    const { a, b } = loraInputs(matrix, index)
     const gain = module.magnitude === undefined ? undefined : await doraGain(module, module.magnitude, place, base)
-    parts[a] = share(module.loraA)
-    parts[b] = transposeB(module, matrix.multiplier, gain)
+    const baseBias = await readBaseBias(place, base)
+    adapted.set(place.matrix, [...(adapted.get(place.matrix) ?? []), { module, place, gain, baseBias }])
     features.head ||= module.name === decoder.head.module
     features.bias ||= module.loraBias !== undefined
     features.magnitude ||= gain !== undefined
-    if (gain !== undefined || module.loraBias !== undefined) {
-      addExtras(extrasOf(extras, matrix), module, place, gain, await readBaseBias(place, base))
-    }
-  }
-  for (const [matrix, { gain, shift }] of extras) {
-    const names = loraInputs(matrix, 0)
-    parts[names.gain] = gain
-    parts[names.shift] = shift
   }
   for (const saved of adapter.savedModules) {
     packSaved(saved, adapter, decoder, parts)
-    features.head ||= saved.name === decoder.head.module
     features.embedding ||= saved.name === decoder.embedding.module
   }
-  const bytes = Object.values(parts).reduce((sum, part) => sum + part.byteLength, 0)
-  return { digest: adapter.digest, rank: adapter.maxRank, bytes, parts, features }
+  for (const [matrix, its] of adapted) {
+    packExtras(matrix, its, parts)
+  }
+  const kernel = layout !== 'graph' && [...adapted].every(([matrix, its]) => fitsKernel(matrix, its))
+  const groups = kernel ? packGroups(adapted, layout === 'kernel-f32' ? 'f32' : 'int8') : {}
+  if (!kernel) {
+    packMatrices(adapted, parts)
+  }
+  const { digest, maxRank: rank } = adapter
+  return compact({ digest, rank, bytes: 0, parts, layout: kernel ? layout : 'graph', groups, features })
+}
+
+/** A module with what its place in the base adds to it. */
+interface AdaptedPart {
+  module: LoraModule
+  place: Place
+  gain: Float32Array | undefined
+  baseBias: Float32Array | undefined
+}
+
+function fitsKernel(matrix: MatrixPlan, parts: readonly AdaptedPart[]): boolean {
+  const segments = parts.map(({ module, place }) => ({ rank: module.rank, outs: place.outs }))
+  return kernelObjection(matrix.inFeatures, segments) === undefined
+}
+
+function packGroups(adapted: ReadonlyMap<MatrixPlan, AdaptedPart[]>, weights: KernelWeights): PackedAdapter['groups'] {
+  const groups: PackedAdapter['groups'] = {}
+  for (const [matrix, parts] of adapted) {
+    const segments = parts.map(({ module, place, gain }) => ({
+      rank: module.rank,
+      loraA: module.loraA,
+      loraB:
+        gain === undefined ? module.loraB : module.loraB.map((value, i) => value * gain[Math.floor(i / module.rank)]!),
+      scaling: module.scaling * matrix.multiplier,
+      outOffset: place.row,
+      outs: place.outs,
+    }))
+    groups[matrix.name] = packGroup(matrix.inFeatures, segments, weights)
+  }
+  return groups
+}
+
+function packMatrices(adapted: ReadonlyMap<MatrixPlan, AdaptedPart[]>, parts: PackedAdapter['parts']): void {
+  for (const [matrix, its] of adapted) {
+    for (const { module, place, gain } of its) {
+      const { a, b } = loraInputs(matrix, place.index)
+      parts[a] = module.loraA
+      parts[b] = transposeB(module, matrix.multiplier, gain)
+    }
+  }
 }
 
 /** Where a module's rows lie in its matrix. */
@@ -59,6 +112,7 @@ interface Place {
   matrix: MatrixPlan
   index: number
   row: number
+  outs: number
 }
 
 function findPlaces(decoder: DecoderSpec): Map<string, Place> {
@@ -66,7 +120,7 @@ function findPlaces(decoder: DecoderSpec): Map<string, Place> {
   for (const matrix of planMatrices(planWeights(decoder))) {
     let row = 0
     for (const [index, part] of matrix.parts.entries()) {
-      places.set(part.module, { matrix, index, row })
+      places.set(part.module, { matrix, index, row, outs: part.outFeatures })
       row += part.outFeatures
     }
   }
@@ -84,7 +138,7 @@ function checkShapes({ name, rank, loraA, loraB }: LoraModule, { matrix, index }
 /** `[out, rank]` → `[rank, out]`, with every factor on its way folded in. */
 function transposeB({ loraB, rank, scaling }: LoraModule, multiplier: number, gain?: Float32Array): Float32Array {
   const out = loraB.length / rank
-  const packed = sharedFloats(loraB.length)
+  const packed = new Float32Array(loraB.length)
   for (let n = 0; n < out; n++) {
     const factor = scaling * multiplier * (gain?.[n] ?? 1)
     for (let r = 0; r < rank; r++) {
@@ -126,33 +180,24 @@ async function readBaseBias({ matrix, index }: Place, base: WeightSource): Promi
   return bias === undefined ? undefined : base.readTensor(bias)
 }
 
-function extrasOf(
-  extras: Map<MatrixPlan, { gain: Float32Array; shift: Float32Array }>,
-  matrix: MatrixPlan,
-): { gain: Float32Array; shift: Float32Array } {
-  const known = extras.get(matrix)
-  if (known !== undefined) {
-    return known
-  }
-  const fresh = { gain: sharedFloats(matrix.outFeatures).fill(1), shift: sharedFloats(matrix.outFeatures) }
-  extras.set(matrix, fresh)
-  return fresh
-}
-
 /** The graph computes (W·x + b)·gain + shift + delta; DoRA's gain is for W·x alone, lora_bias is scaled as delta is. */
-function addExtras(
-  { gain, shift }: { gain: Float32Array; shift: Float32Array },
-  { loraBias, scaling, loraB, rank }: LoraModule,
-  { matrix, row }: Place,
-  doraGain: Float32Array | undefined,
-  baseBias: Float32Array | undefined,
-): void {
-  const out = loraB.length / rank
-  for (let n = 0; n < out; n++) {
-    const g = doraGain?.[n] ?? 1
-    gain[row + n] = g
-    shift[row + n] = matrix.multiplier * ((baseBias?.[n] ?? 0) * (1 - g) + g * scaling * (loraBias?.[n] ?? 0))
+function packExtras(matrix: MatrixPlan, adapted: readonly AdaptedPart[], parts: PackedAdapter['parts']): void {
+  if (adapted.every(({ module, gain }) => gain === undefined && module.loraBias === undefined)) {
+    return
   }
+  const gains = new Float32Array(matrix.outFeatures).fill(1)
+  const shifts = new Float32Array(matrix.outFeatures)
+  for (const { module, place, gain, baseBias } of adapted) {
+    const { scaling, loraBias } = module
+    for (let n = 0; n < place.outs; n++) {
+      const g = gain?.[n] ?? 1
+      gains[place.row + n] = g
+      shifts[place.row + n] = matrix.multiplier * ((baseBias?.[n] ?? 0) * (1 - g) + g * scaling * (loraBias?.[n] ?? 0))
+    }
+  }
+  const names = loraInputs(matrix, 0)
+  parts[names.gain] = gains
+  parts[names.shift] = shifts
 }
 
 function packEmbedding(module: LoraModule, decoder: DecoderSpec, parts: Record<string, Float32Array>): void {
@@ -165,7 +210,7 @@ function packEmbedding(module: LoraModule, decoder: DecoderSpec, parts: Record<s
     const given = `A of ${loraA.length}, B of ${loraB.length} values at rank ${rank}`
     throw refusal(`'${name}' is [${vocabSize}, ${hiddenSize}] in the base; the adapter has ${given}`)
   }
-  const a = sharedFloats(loraA.length)
+  const a = new Float32Array(loraA.length)
   for (let r = 0; r < rank; r++) {
     for (let token = 0; token < vocabSize; token++) {
       a[token * rank + r] = loraA[r * vocabSize + token]!
@@ -192,12 +237,12 @@ function packSaved(
     throw refusal(`'${name}' is both saved and adapted`)
   }
   if (name === embedding.module) {
-    parts[EMBEDDING_SAVED] = share(weight)
+    parts[EMBEDDING_SAVED] = weight
     return
   }
-  parts[HEAD_SAVED] = share(weight)
+  parts[HEAD_SAVED] = weight
   if (bias !== undefined) {
-    parts[HEAD_SAVED_BIAS] = share(bias)
+    parts[HEAD_SAVED_BIAS] = bias
   }
 }
 
@@ -205,15 +250,39 @@ function refusal(message: string): RingletError {
   return new RingletError('adapter_refused', message)
 }
 
-function share(values: Float32Array): Float32Array {
-  if (values.buffer instanceof SharedArrayBuffer) {
-    return values
+/** All arrays in one shared buffer: views into an adapter's files would keep those in memory, uncounted. */
+function compact(packed: PackedAdapter): PackedAdapter {
+  const arrays = new Map<Float32Array | Int8Array, number>()
+  let bytes = 0
+  const place = (array: Float32Array | Int8Array): void => {
+    arrays.set(array, bytes)
+    bytes += Math.ceil(array.byteLength / ALIGNMENT) * ALIGNMENT
   }
-  const shared = sharedFloats(values.length)
-  shared.set(values)
-  return shared
+  Object.values(packed.parts).forEach(place)
+  for (const group of Object.values(packed.groups)) {
+    for (const array of [group.a, group.aScales, ...group.segments.flatMap(({ b, bScales }) => [b, bScales])]) {
+      place(array)
+    }
+  }
+  const buffer = new SharedArrayBuffer(bytes)
+  const move = <T extends Float32Array | Int8Array>(array: T): T => {
+    const moved = new (array.constructor as new (b: SharedArrayBuffer, at: number, length: number) => T)(
+      buffer,
+      arrays.get(array)!,
+      array.length,
+    )
+    moved.set(array)
+    return moved
+  }
+  const parts = Object.fromEntries(Object.entries(packed.parts).map(([name, part]) => [name, move(part)]))
+  const groups = Object.fromEntries(
+    Object.entries(packed.groups).map(([name, group]) => {
+      const segments = group.segments.map((it) => ({ ...it, b: move(it.b), bScales: move(it.bScales) }))
+      return [name, { ...group, a: move(group.a), aScales: move(group.aScales), segments }]
+    }),
+  )
+  return { ...packed, parts, groups, bytes }
 }
 
-function sharedFloats(length: number): Float32Array {
-  return new Float32Array(new SharedArrayBuffer(length * 4))
-}
+/** Of a cache line. */
+const ALIGNMENT = 64

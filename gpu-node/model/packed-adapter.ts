@@ -3,6 +3,8 @@
  * Buffers are SharedArrayBuffers, so that loader, HTTP and engine threads hold one copy.
  */
 
+import type { PackedGroup } from '../ort/lora-kernel/kernel-layout.ts'
+
 /** One adapted module. Row-major float32, whatever the file's dtype was. */
 export interface LoraModule {
   /** The base's module path without prefixes, e.g. `model.layers.0.self_attn.q_proj`, `model.embed_tokens`, `lm_head`. */
@@ -36,6 +38,12 @@ export interface LoraAdapter {
   savedModules: SavedModule[]
 }
 
+/**
+ * `kernel-…`: groups for the LoRA kernel, in float32 or int8. `graph`: plain matrices, for machines without the kernel and for
+ * adapters that it does not take.
+ */
+export type AdapterLayout = 'graph' | 'kernel-f32' | 'kernel-int8'
+
 /** Graph-ready: made off the decode path by `packAdapter`, copied into the engine's banks by `ModelRunner.loadAdapter`. */
 export interface PackedAdapter {
   digest: string
@@ -44,5 +52,8 @@ export interface PackedAdapter {
   bytes: number
   /** Opaque to all but gpu-node/model. Structured-cloneable: typed arrays over SharedArrayBuffers and plain values. */
   parts: Record<string, Float32Array>
+  layout: AdapterLayout
+  /** By matrix of the base; none in the layout `graph`. */
+  groups: Record<string, PackedGroup>
   features: { embedding: boolean; head: boolean; bias: boolean; magnitude: boolean }
 }

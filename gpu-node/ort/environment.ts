@@ -2,14 +2,14 @@
 
 import { RingletError } from '../../shared/errors.ts'
 import { bindOrtFunctions, type OrtFunctions, type OrtHandle } from './functions.ts'
-import { loadOrtLibrary } from './library.ts'
+import { loadOrtLibrary, type OrtLibrary } from './library.ts'
 
 /** OrtLoggingLevel: warnings tell of fallbacks that are by design here; errors come back as statuses too. */
 const LOG_ERRORS = 3
 
 export class OrtEnvironment {
   readonly functions: OrtFunctions
-  readonly version: string
+  readonly library: OrtLibrary
   readonly #out = new BigUint64Array(1)
   #env: OrtHandle
   #cpu: OrtHandle
@@ -19,9 +19,8 @@ export class OrtEnvironment {
    * Sessions with pools of their own would spin against each other when a step alternates between them.
    */
   constructor(threads: number, libraryFile?: string) {
-    const library = loadOrtLibrary(libraryFile)
-    this.functions = bindOrtFunctions(library)
-    this.version = library.version
+    this.library = loadOrtLibrary(libraryFile)
+    this.functions = bindOrtFunctions(this.library)
     const threading = this.create((out) => this.functions.CreateThreadingOptions(out))
     try {
       this.check(this.functions.SetGlobalIntraOpNumThreads(threading, threads))

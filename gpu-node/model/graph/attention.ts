@@ -1,7 +1,7 @@
 /** Attention over the KV cache: one fused product for q, k and v, norms on them, GroupQueryAttention, output product. */
 
 import type { DecoderSpec } from '../decoder-spec.ts'
-import type { GraphForm } from './graph-form.ts'
+import type { BuildForm } from './graph-form.ts'
 import { kvNames, LAST_POSITIONS, POSITION_IDS, TOTAL_POSITIONS } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
@@ -10,7 +10,7 @@ import type { LayerPlan, NormPlan } from './weight-plan.ts'
 
 export function writeAttention(
   graph: GraphWriter,
-  form: GraphForm,
+  form: BuildForm,
   decoder: DecoderSpec,
   plan: LayerPlan,
   layer: number,

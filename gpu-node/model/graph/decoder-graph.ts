@@ -1,8 +1,9 @@
 /** A whole decoder as an ONNX model, in one of its forms. */
 
 import type { DecoderSpec } from '../decoder-spec.ts'
+import { layOutAdapterTable } from './adapter-table.ts'
 import { writeAttention } from './attention.ts'
-import type { GraphForm } from './graph-form.ts'
+import type { BuildForm, GraphForm } from './graph-form.ts'
 import { EMBEDDINGS, HIDDEN, HIDDEN_ROWS, LAST_POSITIONS, LOGIT_ROWS, LOGITS, TOTAL_POSITIONS } from './graph-names.ts'
 import { GraphWriter } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
@@ -10,7 +11,8 @@ import { writeMlp } from './mlp.ts'
 import { type Residual, writeAddNorm, writeNorm } from './norm.ts'
 import type { NormPlan, WeightPlan } from './weight-plan.ts'
 
-export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, form: GraphForm): Uint8Array {
+export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, given: GraphForm): Uint8Array {
+  const form = { ...given, table: layOutAdapterTable(plan) }
   const graph = new GraphWriter()
   const embeddings = graph.input(EMBEDDINGS, 'float32', ['rows', 'tokens', decoder.hiddenSize])
   graph.input(LAST_POSITIONS, 'int32', ['rows'])
@@ -44,7 +46,7 @@ function join(
 }
 
 /** Final hidden states of the tokens asked for, and logits of those asked for among them. */
-function writeHead(graph: GraphWriter, decoder: DecoderSpec, plan: WeightPlan, form: GraphForm, x: string): void {
+function writeHead(graph: GraphWriter, decoder: DecoderSpec, plan: WeightPlan, form: BuildForm, x: string): void {
   const { hiddenSize, vocabSize, head } = decoder
   const flat = graph.node('Reshape', [x, graph.int64([-1, hiddenSize])])
   const hiddenRows = graph.input(HIDDEN_ROWS, 'int64', ['hidden_rows'])

@@ -1,11 +1,27 @@
 /** Which graph is built: the weights' format, and how adapters enter. One session each, over one copy of the weights. */
 
+import type { AdapterTableLayout } from './adapter-table.ts'
+
 export type WeightFormat = 'f32' | 'int8' | 'int4'
 
 export interface GraphForm {
   weights: WeightFormat
-  /** `none`: base rows only. `uniform`: every row uses one adapter, whose matrices are the graph's inputs. */
-  lora: 'none' | 'uniform'
-  /** The adapter has DoRA magnitudes or biases: outputs are multiplied by a gain and shifted. */
+  /**
+   * `none`: base rows only. `kernel`: each row its own adapter or none, by the LoRA kernel. `uniform`: every row uses one
+   * adapter, whose matrices are the graph's inputs; for adapters and machines that the kernel does not take.
+   */
+  lora: 'none' | 'kernel' | 'uniform'
+  /** Some adapter has DoRA magnitudes or biases: outputs are multiplied by a gain and shifted. */
   extras: boolean
+  /** Some adapter adapts the head. */
+  head: boolean
+}
+
+/** What the parts of the builder need to know. */
+export interface BuildForm extends GraphForm {
+  table: AdapterTableLayout
+}
+
+export function formKey({ weights, lora, extras, head }: GraphForm): string {
+  return `${weights}/${lora}${extras ? '/extras' : ''}${head ? '/head' : ''}`
 }

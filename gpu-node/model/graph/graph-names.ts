@@ -29,6 +29,10 @@ export function kvNames(layer: number) {
   }
 }
 
+/** int64: header and adapters' tables of the step's tokens, as the LoRA kernel reads them; for the head, of the logits' rows. */
+export const LORA_ROWS = 'lora.rows'
+export const LORA_HEAD_ROWS = 'lora.head_rows'
+
 /** An adapter's inputs for one part of a matrix: a `[rank, in]`, b `[rank, out]`; gain and shift `[out]` of the matrix. */
 export function loraInputs(matrix: MatrixPlan, part: number) {
   return {

@@ -136,6 +136,11 @@ export class GraphWriter {
     return outputs
   }
 
+  /** What ONNX Runtime cannot infer: the shape that an operator of our own gives `value`. */
+  describe(value: string, type: ElementType, shape: readonly Dimension[]): void {
+    this.#graph.valueInfo.push(valueInfo(value, type, shape))
+  }
+
   toModel(): Uint8Array {
     const opsets = [
       ['', 21n],

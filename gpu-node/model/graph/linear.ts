@@ -1,20 +1,36 @@
 /** One matrix of the plan in the graph: base product in the chosen weight format, and what an adapter adds. */
 
+import { kernelObjection } from '../../ort/lora-kernel/kernel-layout.ts'
+import { LORA_OP } from '../../ort/lora-kernel/lora-op.ts'
 import { QUANTISED_BLOCK } from '../quantise.ts'
-import type { GraphForm } from './graph-form.ts'
-import { loraInputs } from './graph-names.ts'
+import { kernelShape } from './adapter-table.ts'
+import type { BuildForm } from './graph-form.ts'
+import { LORA_HEAD_ROWS, LORA_ROWS, loraInputs } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
-import type { MatrixPlan } from './weight-plan.ts'
+import { isHead, type MatrixPlan } from './weight-plan.ts'
 
 const BITS = { int8: 8, int4: 4 } as const
 
 /** `x`: `[…, in]`; returns `[…, out]`. */
-export function writeLinear(graph: GraphWriter, form: GraphForm, matrix: MatrixPlan, x: string): string {
+export function writeLinear(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string): string {
   const base = writeBase(graph, form, matrix, x)
-  return form.lora === 'uniform' ? writeUniformLora(graph, form, matrix, x, base) : base
+  if (form.lora === 'none' || (isHead(matrix) && !form.head)) {
+    return base
+  }
+  // Adapters of a matrix that the kernel cannot take never come to a kernel's graph: they are packed for `uniform`.
+  if (form.lora === 'kernel' && !kernelTakes(matrix)) {
+    return base
+  }
+  const fit = form.extras ? writeExtras(graph, matrix, base) : base
+  return form.lora === 'kernel' ? writeKernelLora(graph, form, matrix, x, fit) : writeUniformLora(graph, matrix, x, fit)
 }
 
-function writeBase(graph: GraphWriter, { weights }: GraphForm, matrix: MatrixPlan, x: string): string {
+function kernelTakes({ inFeatures, parts }: MatrixPlan): boolean {
+  const segments = parts.map((part) => ({ rank: 1, outs: part.outFeatures }))
+  return kernelObjection(inFeatures, segments) === undefined
+}
+
+function writeBase(graph: GraphWriter, { weights }: BuildForm, matrix: MatrixPlan, x: string): string {
   const { name, inFeatures, outFeatures } = matrix
   const bias = matrix.hasBias ? graph.weight(`${name}.bias`, 'float32', [outFeatures]) : ''
   if (weights === 'f32') {
@@ -35,7 +51,7 @@ function writeBase(graph: GraphWriter, { weights }: GraphForm, matrix: MatrixPla
 }
 
 /** All rows use one adapter. */
-function writeUniformLora(graph: GraphWriter, form: GraphForm, matrix: MatrixPlan, x: string, base: string): string {
+function writeUniformLora(graph: GraphWriter, matrix: MatrixPlan, x: string, base: string): string {
   const deltas = matrix.parts.map((part, i) => {
     const names = loraInputs(matrix, i)
     const a = graph.input(names.a, 'float32', [`${names.a}.rank`, part.inFeatures])
@@ -44,11 +60,26 @@ function writeUniformLora(graph: GraphWriter, form: GraphForm, matrix: MatrixPla
     return graph.node('MatMul', [shrunk, b])
   })
   const delta = deltas.length === 1 ? deltas[0]! : graph.node('Concat', deltas, { attributes: { axis: -1 } })
-  if (!form.extras) {
-    return graph.node('Add', [base, delta])
-  }
+  return graph.node('Add', [base, delta])
+}
+
+/** Each row its own adapter: the kernel finds the matrices through the rows' tables. */
+function writeKernelLora(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string, base: string): string {
+  const rows = graph.input(isHead(matrix) ? LORA_HEAD_ROWS : LORA_ROWS, 'int64', [
+    `${isHead(matrix) ? LORA_HEAD_ROWS : LORA_ROWS}.words`,
+  ])
+  const shape = graph.int64(kernelShape(form.table, matrix))
+  const adapted = graph.node(LORA_OP.type, [base, x, rows, shape], { domain: LORA_OP.domain })
+  const sizes = isHead(matrix) ? ['logit_rows', 1] : ['rows', 'tokens']
+  graph.describe(adapted, 'float32', [...sizes, matrix.outFeatures])
+  return isHead(matrix) ? graph.node('Reshape', [adapted, graph.int64([-1, matrix.outFeatures])]) : adapted
+}
+
+/** `base·gain + shift`, by row or the same for all. */
+function writeExtras(graph: GraphWriter, matrix: MatrixPlan, base: string): string {
   const { gain, shift } = loraInputs(matrix, 0)
-  const scaled = graph.node('Mul', [base, graph.input(gain, 'float32', [matrix.outFeatures])])
-  const shifted = graph.node('Add', [scaled, graph.input(shift, 'float32', [matrix.outFeatures])])
-  return graph.node('Add', [shifted, delta])
+  // The head's rows are flat.
+  const shape = isHead(matrix) ? [`${gain}.rows`, matrix.outFeatures] : [`${gain}.rows`, 1, matrix.outFeatures]
+  const scaled = graph.node('Mul', [base, graph.input(gain, 'float32', shape)])
+  return graph.node('Add', [scaled, graph.input(shift, 'float32', shape)])
 }

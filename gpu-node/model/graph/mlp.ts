@@ -1,13 +1,13 @@
 /** The feed-forward branch: gated or plain; experts are in moe.ts. */
 
 import type { Activation } from '../decoder-spec.ts'
-import type { GraphForm } from './graph-form.ts'
+import type { BuildForm } from './graph-form.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
 import { writeMoe } from './moe.ts'
 import type { LayerPlan, MatrixPlan } from './weight-plan.ts'
 
-export function writeMlp(graph: GraphWriter, form: GraphForm, { mlp: plan, spec }: LayerPlan, x: string): string {
+export function writeMlp(graph: GraphWriter, form: BuildForm, { mlp: plan, spec }: LayerPlan, x: string): string {
   if (plan.kind === 'moe') {
     if (spec.mlp.kind !== 'moe') {
       throw new TypeError('plan and spec of a layer differ')
@@ -24,7 +24,7 @@ export function writeMlp(graph: GraphWriter, form: GraphForm, { mlp: plan, spec 
 /** `down(act(gate(x)) · up(x))`. */
 export function writeGated(
   graph: GraphWriter,
-  form: GraphForm,
+  form: BuildForm,
   gateUp: MatrixPlan,
   down: MatrixPlan,
   activation: Activation,

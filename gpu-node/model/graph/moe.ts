@@ -1,7 +1,7 @@
 /** Mixture of experts, every expert computed and weighed by the router: exact in every weight format, and adaptable. */
 
 import type { MlpSpec } from '../decoder-spec.ts'
-import type { GraphForm } from './graph-form.ts'
+import type { BuildForm } from './graph-form.ts'
 import type { GraphWriter } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
 import { writeGated } from './mlp.ts'
@@ -10,7 +10,7 @@ import type { MlpPlan } from './weight-plan.ts'
 type MoeSpec = Extract<MlpSpec, { kind: 'moe' }>
 type MoePlan = Extract<MlpPlan, { kind: 'moe' }>
 
-export function writeMoe(graph: GraphWriter, form: GraphForm, plan: MoePlan, spec: MoeSpec, x: string): string {
+export function writeMoe(graph: GraphWriter, form: BuildForm, plan: MoePlan, spec: MoeSpec, x: string): string {
   const shares = writeRouting(graph, form, plan, spec, x)
   const columns = graph.nodes('Split', [shares, graph.int64(plan.experts.map(() => 1))], {
     attributes: { axis: -1 },
@@ -23,7 +23,7 @@ export function writeMoe(graph: GraphWriter, form: GraphForm, plan: MoePlan, spe
 }
 
 /** `[rows, tokens, experts]`: each token's share of each expert, zero for those not chosen. */
-function writeRouting(graph: GraphWriter, form: GraphForm, plan: MoePlan, spec: MoeSpec, x: string): string {
+function writeRouting(graph: GraphWriter, form: BuildForm, plan: MoePlan, spec: MoeSpec, x: string): string {
   // The router stays in float32 in every format: a flipped choice of expert costs more than its few weights.
   const logits = writeLinear(graph, { ...form, weights: 'f32' }, plan.router, x)
   const all = graph.node('Softmax', [logits], { attributes: { axis: -1 } })

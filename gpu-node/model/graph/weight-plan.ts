@@ -52,8 +52,15 @@ export function planWeights(decoder: DecoderSpec): WeightPlan {
   return {
     layers: decoder.layers.map((layer, i) => planLayer(decoder, layer, `layers.${i}`)),
     finalNorm: { name: 'finalNorm', spec: decoder.finalNorm, size: decoder.hiddenSize },
-    head: planMatrix('head', [decoder.head], 1 / (decoder.head.divisor ?? 1)),
+    head: planMatrix(HEAD, [decoder.head], 1 / (decoder.head.divisor ?? 1)),
   }
+}
+
+const HEAD = 'head'
+
+/** The head reads the rows whose logits are wanted, flat: `[n, hidden]`. */
+export function isHead(matrix: MatrixPlan): boolean {
+  return matrix.name === HEAD
 }
 
 export function planMatrices(plan: WeightPlan): MatrixPlan[] {

@@ -5,15 +5,19 @@ import { RingletError } from '../../../shared/errors.ts'
 import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
 import { OrtBinding } from '../../ort/binding.ts'
 import { OrtEnvironment } from '../../ort/environment.ts'
-import type { GraphForm, WeightFormat } from '../graph/graph-form.ts'
+import type { KernelWeights } from '../../ort/lora-kernel/kernel-layout.ts'
+import { createLoraOp, type LoraOp } from '../../ort/lora-kernel/lora-op.ts'
+import { formKey, type GraphForm, type WeightFormat } from '../graph/graph-form.ts'
 import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
-import type { PackedAdapter } from '../packed-adapter.ts'
+import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
 import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
+import { type DecodeRun, planDecode, soleForm } from './choose-form.ts'
 import { KvCache } from './kv-cache.ts'
 import { RopeChoice } from './rope-choice.ts'
+import { RowExtras } from './row-extras.ts'
 import { SavedHeads } from './saved-heads.ts'
-import { formKey, SessionPool } from './session-pool.ts'
+import { SessionPool } from './session-pool.ts'
 import { StepIo, type StepShape } from './step-io.ts'
 import { TokenEmbedding } from './token-embedding.ts'
 import { loadWeights, type Progress, type WeightSource, type WeightStore } from './weight-store.ts'
@@ -28,6 +32,8 @@ export interface OrtRunnerOptions {
   adapterSlots: number
   /** Where quantised weights are kept for the next start, and what tells this base from others. */
   weightCache?: { folder: string; baseDigest: string; stamp: string; onMiss?: (why: string) => void }
+  /** `false`: adapters by the graph's own operators alone, as on machines without the kernel. */
+  loraKernel?: boolean
   onProgress?: Progress
 }
 
@@ -44,7 +50,9 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
     onProgress: options.onProgress,
   })
   const embedding = await TokenEmbedding.load(options.checkpoint)
-  return new OrtRunner(options, { environment, plan, weights, embedding })
+  const loraOp =
+    options.loraKernel === false ? undefined : createLoraOp(environment.library, kernelWeights(options.dtype))
+  return new OrtRunner(options, { environment, plan, weights, embedding, loraOp })
 }
 
 /** Weights in f32 are read from the checkpoint as fast as from a copy. */
@@ -62,13 +70,8 @@ interface RunnerParts {
   plan: WeightPlan
   weights: WeightStore
   embedding: TokenEmbedding
-}
-
-/** A run: which rows of the step, and which of the KV cache. */
-interface Run extends StepShape {
-  kvRow: number
-  adapterSlot: number | undefined
-  totalPositions: number
+  /** Absent where the LoRA kernel cannot run. */
+  loraOp: LoraOp | undefined
 }
 
 export class OrtRunner implements ModelRunner {
@@ -77,6 +80,8 @@ export class OrtRunner implements ModelRunner {
   readonly vocabSize: number
   readonly hiddenSize: number
   readonly adapterSlots: number
+  /** How adapters are to be packed. */
+  readonly adapterLayout: AdapterLayout
   readonly #dtype: WeightFormat
   readonly #parts: RunnerParts
   readonly #sessions: SessionPool
@@ -84,8 +89,11 @@ export class OrtRunner implements ModelRunner {
   readonly #adapters: AdapterSlots
   readonly #heads: SavedHeads
   readonly #rope: RopeChoice
+  readonly #rowExtras: RowExtras
   readonly #decodeIo: StepIo
   readonly #decodeBindings = new Map<string, OrtBinding>()
+  /** Of the last decode step; the next one mostly has the same adapters. */
+  #planned: { adapterSlots: (number | undefined)[]; runs: DecodeRun[] } | undefined
   /** Grows with the largest chunk seen. */
   #prefillIo: StepIo
   readonly #prefillBindings = new Map<string, OrtBinding>()
@@ -98,11 +106,20 @@ export class OrtRunner implements ModelRunner {
     this.vocabSize = decoder.vocabSize
     this.hiddenSize = decoder.hiddenSize
     this.adapterSlots = options.adapterSlots
+    this.adapterLayout = parts.loraOp === undefined ? 'graph' : `kernel-${parts.loraOp.weights}`
     this.#dtype = options.dtype
     this.#parts = parts
-    this.#sessions = new SessionPool(environment, decoder, plan, weights.initializers)
+    const op = parts.loraOp
+    this.#sessions = new SessionPool(
+      environment,
+      decoder,
+      plan,
+      weights.initializers,
+      op === undefined ? [] : [op.domain],
+    )
     this.#kv = new KvCache(environment, decoder, options.maxRows, options.maxPositions)
-    this.#adapters = new AdapterSlots(environment, plan, options.adapterSlots)
+    this.#adapters = new AdapterSlots(environment, plan, options.adapterSlots, this.adapterLayout)
+    this.#rowExtras = new RowExtras(environment, plan, options.maxRows)
     this.#heads = new SavedHeads(environment, decoder)
     this.#rope = new RopeChoice(decoder, options.maxRows)
     this.#decodeIo = this.#createIo(options.maxRows, options.maxRows)
@@ -129,14 +146,10 @@ export class OrtRunner implements ModelRunner {
       this.#enter(this.#decodeIo, row, row, tokens[row]!, positions[row]!, adapterSlots[row])
       this.#decodeIo.lastPositions[row] = positions[row]!
     }
-    for (let first = 0; first < rows; ) {
-      let end = first + 1
-      while (end < rows && adapterSlots[end] === adapterSlots[first]) {
-        end++
-      }
-      this.#decodeRows(first, end - first, adapterSlots[first], positions)
-      first = end
+    for (const run of this.#planFor(adapterSlots)) {
+      this.#decodeRows(run, positions)
     }
+    this.#runSavedHeads(adapterSlots)
     return this.#decodeIo.logits.subarray(0, rows * this.vocabSize)
   }
 
@@ -158,10 +171,12 @@ export class OrtRunner implements ModelRunner {
   }
 
   loadAdapter(adapterSlot: number, adapter: PackedAdapter): void {
+    this.#planned = undefined
     this.#adapters.load(adapterSlot, adapter)
   }
 
   unloadAdapter(adapterSlot: number): void {
+    this.#planned = undefined
     this.#adapters.unload(adapterSlot)
   }
 
@@ -174,6 +189,7 @@ export class OrtRunner implements ModelRunner {
     this.#decodeIo.dispose()
     this.#prefillIo.dispose()
     this.#heads.dispose()
+    this.#rowExtras.dispose()
     this.#adapters.dispose()
     this.#kv.dispose()
     this.#sessions.dispose()
@@ -193,43 +209,82 @@ export class OrtRunner implements ModelRunner {
       this.#enter(io, i, kvRow, tokens[i]!, startPosition + i, adapterSlot)
     }
     io.lastPositions[0] = startPosition + count - 1
-    const run = { first: 0, rows: 1, tokens: count, hidden, logits, kvRow, adapterSlot }
-    const form = this.#form(adapterSlot)
+    const shape = { first: 0, rows: 1, tokens: count, hidden, logits }
+    const adapter = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot)
+    const form = { weights: this.#dtype, ...soleForm(adapter?.traits) }
     const binding = this.#binding(this.#prefillBindings, formKey(form), form)
-    io.bind(binding, run)
+    io.bind(binding, shape)
     this.#kv.bind(binding, kvRow, 1)
-    this.#run(io, binding, { ...run, totalPositions: startPosition + count })
+    io.setTotalPositions(startPosition + count)
+    if (adapterSlot !== undefined) {
+      this.#adapters.bind(binding, adapterSlot)
+    }
+    if (adapter?.traits.kernel) {
+      io.setLoraRows(shape, () => adapter.address)
+      io.bindLoraRows(binding, shape, form.head)
+    }
+    binding.run()
+    if (adapter?.savedHead !== undefined && logits > 0) {
+      this.#heads.run(adapter.savedHead, logits, io.hidden.subarray((hidden - logits) * this.hiddenSize), io.logits)
+    }
     return io
   }
 
-  #decodeRows(first: number, count: number, adapterSlot: number | undefined, positions: Int32Array): void {
-    const form = this.#form(adapterSlot)
+  #planFor(adapterSlots: DecodeBatch['adapterSlots']): DecodeRun[] {
+    const planned = this.#planned
+    if (planned !== undefined && isSame(planned.adapterSlots, adapterSlots)) {
+      return planned.runs
+    }
+    const runs = planDecode(adapterSlots, (slot) => this.#adapters.get(slot).traits)
+    const shared = runs.find((run) => run.form.lora === 'kernel')
+    if (shared !== undefined) {
+      const rows = adapterSlots.map((slot) => (slot === undefined ? undefined : this.#adapters.get(slot)))
+      const address = (row: number): bigint => (rows[row]?.traits.kernel ? rows[row].address : 0n)
+      this.#decodeIo.setLoraRows(decodeShape(shared), address)
+      if (shared.form.extras) {
+        this.#rowExtras.fill(rows.map((adapter) => (adapter?.traits.kernel ? adapter : undefined)))
+      }
+    }
+    this.#planned = { adapterSlots: [...adapterSlots], runs }
+    return runs
+  }
+
+  #decodeRows(run: DecodeRun, positions: Int32Array): void {
+    const { first, count, adapterSlot } = run
+    const form = { weights: this.#dtype, ...run.form }
     const key = `${formKey(form)}/${first}/${count}`
-    const run = { first, rows: count, tokens: 1, hidden: count, logits: count }
     const known = this.#decodeBindings.get(key)
     const binding = known ?? this.#binding(this.#decodeBindings, key, form)
     if (known === undefined) {
-      this.#decodeIo.bind(binding, run)
+      const shape = decodeShape(run)
+      this.#decodeIo.bind(binding, shape)
       this.#kv.bind(binding, first, count)
+      if (form.lora === 'kernel') {
+        this.#decodeIo.bindLoraRows(binding, shape, form.head)
+      }
+      if (form.lora === 'kernel' && form.extras) {
+        this.#rowExtras.bind(binding, count, form.head)
+      }
+    }
+    if (adapterSlot !== undefined) {
+      this.#adapters.bind(binding, adapterSlot)
     }
     let totalPositions = 0
     for (let row = first; row < first + count; row++) {
       totalPositions = Math.max(totalPositions, positions[row]! + 1)
     }
-    this.#run(this.#decodeIo, binding, { ...run, kvRow: first, adapterSlot, totalPositions })
+    this.#decodeIo.setTotalPositions(totalPositions)
+    binding.run()
   }
 
-  #run(io: StepIo, binding: OrtBinding, run: Run): void {
-    const { adapterSlot, first, logits, hidden } = run
-    io.setTotalPositions(run.totalPositions)
-    if (adapterSlot !== undefined) {
-      this.#adapters.bind(binding, adapterSlot)
-    }
-    binding.run()
-    const head = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot).savedHead
-    if (head !== undefined && logits > 0) {
-      const hiddenStart = (first + hidden - logits) * this.hiddenSize
-      this.#heads.run(head, logits, io.hidden.subarray(hiddenStart), io.logits.subarray(first * this.vocabSize))
+  #runSavedHeads(adapterSlots: DecodeBatch['adapterSlots']): void {
+    for (let row = 0; row < adapterSlots.length; row++) {
+      const slot = adapterSlots[row]
+      const head = slot === undefined ? undefined : this.#adapters.get(slot).savedHead
+      if (head !== undefined) {
+        const hidden = this.#decodeIo.hidden.subarray(row * this.hiddenSize)
+        this.#heads.run(head, 1, hidden, this.#decodeIo.logits.subarray(row * this.vocabSize))
+      }
     }
   }
 
@@ -243,13 +298,6 @@ export class OrtRunner implements ModelRunner {
     if (this.#rope.usesPositionIds) {
       io.positionIds[i] = this.#rope.tableRow(kvRow, position)
     }
-  }
-
-  #form(adapterSlot: number | undefined): GraphForm {
-    if (adapterSlot === undefined) {
-      return { weights: this.#dtype, lora: 'none', extras: false }
-    }
-    return { weights: this.#dtype, lora: 'uniform', extras: this.#adapters.get(adapterSlot).extras }
   }
 
   #binding(bindings: Map<string, OrtBinding>, key: string, form: GraphForm): OrtBinding {
@@ -275,4 +323,17 @@ export class OrtRunner implements ModelRunner {
     const { usesPositionIds } = this.#rope
     return new StepIo(this.#parts.environment, { hiddenSize, vocabSize, tokens, logits, usesPositionIds })
   }
+}
+
+function decodeShape({ first, count }: DecodeRun): StepShape {
+  return { first, rows: count, tokens: 1, hidden: count, logits: count }
+}
+
+function isSame(a: DecodeBatch['adapterSlots'], b: DecodeBatch['adapterSlots']): boolean {
+  return a.length === b.length && a.every((slot, row) => slot === b[row])
+}
+
+/** Adapters lose no more in int8 than the base does; in f32 all is exact. */
+function kernelWeights(dtype: WeightFormat): KernelWeights {
+  return dtype === 'f32' ? 'f32' : 'int8'
 }

@@ -6,7 +6,7 @@ import { OrtSession } from '../../ort/session.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec } from '../decoder-spec.ts'
 import { GraphWriter, MICROSOFT } from '../graph/graph-writer.ts'
-import type { SavedHead } from './adapter-slots.ts'
+import type { SavedHead } from './loaded-adapter.ts'
 
 export class SavedHeads {
   readonly #environment: OrtEnvironment

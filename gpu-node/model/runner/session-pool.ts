@@ -5,7 +5,7 @@ import { OrtSession, PrepackedWeights } from '../../ort/session.ts'
 import type { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec } from '../decoder-spec.ts'
 import { buildDecoderGraph } from '../graph/decoder-graph.ts'
-import type { GraphForm } from '../graph/graph-form.ts'
+import { formKey, type GraphForm } from '../graph/graph-form.ts'
 import type { WeightPlan } from '../graph/weight-plan.ts'
 
 export class SessionPool {
@@ -14,6 +14,7 @@ export class SessionPool {
   readonly #plan: WeightPlan
   readonly #initializers: ReadonlyMap<string, OrtTensor>
   readonly #prepacked: PrepackedWeights
+  readonly #customOps: readonly bigint[]
   readonly #sessions = new Map<string, OrtSession>()
 
   constructor(
@@ -21,11 +22,13 @@ export class SessionPool {
     decoder: DecoderSpec,
     plan: WeightPlan,
     initializers: ReadonlyMap<string, OrtTensor>,
+    customOps: readonly bigint[],
   ) {
     this.#environment = environment
     this.#decoder = decoder
     this.#plan = plan
     this.#initializers = initializers
+    this.#customOps = customOps
     this.#prepacked = new PrepackedWeights(environment)
   }
 
@@ -39,6 +42,7 @@ export class SessionPool {
       model: buildDecoderGraph(this.#decoder, this.#plan, form),
       initializers: this.#initializers,
       prepacked: this.#prepacked,
+      customOps: this.#customOps,
     })
     this.#sessions.set(key, session)
     return session
@@ -51,8 +55,4 @@ export class SessionPool {
     this.#sessions.clear()
     this.#prepacked.dispose()
   }
-}
-
-export function formKey({ weights, lora, extras }: GraphForm): string {
-  return `${weights}/${lora}${extras ? '/extras' : ''}`
 }

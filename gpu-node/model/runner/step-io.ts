@@ -2,6 +2,7 @@
 
 import type { OrtBinding } from '../../ort/binding.ts'
 import type { OrtEnvironment } from '../../ort/environment.ts'
+import { ROW_HEADER_WORDS } from '../../ort/lora-kernel/kernel-code.ts'
 import { type ElementType, OrtTensor } from '../../ort/tensor.ts'
 import {
   EMBEDDINGS,
@@ -10,6 +11,8 @@ import {
   LAST_POSITIONS,
   LOGIT_ROWS,
   LOGITS,
+  LORA_HEAD_ROWS,
+  LORA_ROWS,
   POSITION_IDS,
   TOTAL_POSITIONS,
 } from '../graph/graph-names.ts'
@@ -41,6 +44,9 @@ export class StepIo {
   readonly lastPositions: Int32Array
   readonly positionIds: BigInt64Array
   readonly hidden: Float32Array
+  /** As the LoRA kernel reads them: tokens of the step, and tokens whose logits are wanted. */
+  readonly loraRows: BigInt64Array
+  readonly loraHeadRows: BigInt64Array
   readonly logits: Float32Array
   readonly #environment: OrtEnvironment
   readonly #sizes: StepSizes
@@ -60,6 +66,8 @@ export class StepIo {
     this.hidden = new Float32Array(tokens * hiddenSize)
     // One element more: a tensor of no logits needs an address too.
     this.logits = new Float32Array(logits * vocabSize + 1)
+    this.loraRows = new BigInt64Array(ROW_HEADER_WORDS + tokens)
+    this.loraHeadRows = new BigInt64Array(ROW_HEADER_WORDS + tokens)
     this.#indices = BigInt64Array.from({ length: tokens + 1 }, (_, i) => BigInt(i))
     this.#totalTensor = new OrtTensor(environment, 'int32', [], this.#total)
   }
@@ -87,6 +95,31 @@ export class StepIo {
     binding.input(LOGIT_ROWS, this.#tensor('int64', this.#indices, hidden - logits, [logits]))
     binding.output(HIDDEN, this.#tensor('float32', this.hidden, start * hiddenSize, [hidden, hiddenSize]))
     binding.output(LOGITS, this.#tensor('float32', this.logits, start * vocabSize, [logits, vocabSize]))
+  }
+
+  /** For graphs with the LoRA kernel; `address`: by token, of its adapter's table, 0n for the base. */
+  setLoraRows({ rows, tokens, logits }: StepShape, address: (token: number) => bigint): void {
+    const count = rows * tokens
+    this.loraRows[0] = BigInt(count)
+    this.loraRows[1] = BigInt(rows)
+    this.loraRows[2] = BigInt(tokens)
+    this.loraHeadRows[0] = BigInt(logits)
+    this.loraHeadRows[1] = BigInt(logits)
+    this.loraHeadRows[2] = 1n
+    for (let token = 0; token < count; token++) {
+      this.loraRows[ROW_HEADER_WORDS + token] = address(token)
+    }
+    for (let i = 0; i < logits; i++) {
+      this.loraHeadRows[ROW_HEADER_WORDS + i] = address(count - logits + i)
+    }
+  }
+
+  bindLoraRows(binding: OrtBinding, { rows, tokens, logits }: StepShape, head: boolean): void {
+    const words = ROW_HEADER_WORDS + rows * tokens
+    binding.input(LORA_ROWS, this.#tensor('int64', this.loraRows, 0, [words]))
+    if (head) {
+      binding.input(LORA_HEAD_ROWS, this.#tensor('int64', this.loraHeadRows, 0, [ROW_HEADER_WORDS + logits]))
+    }
   }
 
   dispose(): void {

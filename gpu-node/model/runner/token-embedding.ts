@@ -5,7 +5,7 @@
 
 import { RingletError } from '../../../shared/errors.ts'
 import type { DecoderSpec } from '../decoder-spec.ts'
-import type { EmbeddingDelta } from './adapter-slots.ts'
+import type { EmbeddingDelta } from './loaded-adapter.ts'
 import type { WeightSource } from './weight-store.ts'
 
 export class TokenEmbedding {

@@ -4,7 +4,7 @@ export interface EngineLimits {
   /** Waiting sequences, over all tenants; one more is refused with `queue_full`. */
   maxWaiting: number
   /** Most prompt tokens in one step. */
-  largestChunk: number
+  prefillChunk: number
   /** Prompt tokens that a step takes beside running streams, whatever their cost. */
   smallestChunk: number
   /** A chunk beside running streams is sized to take this many times the time of their decode. */
@@ -26,7 +26,7 @@ export interface EngineLimits {
 
 export const DEFAULT_LIMITS: EngineLimits = {
   maxWaiting: 512,
-  largestChunk: 128,
+  prefillChunk: 128,
   smallestChunk: 8,
   stallRatio: 0.8,
   maxPrefilling: 4,

@@ -107,11 +107,12 @@ export interface ModelRunner {
 
   /**
    * Runs `tokens` of one sequence at positions `startPosition …` in KV row `kvRow`, whose earlier positions are filled.
-   * Returns logits `[n, vocabSize]`: n = 0 (`none`), 1 (`last`) or tokens.length (`all`); valid until the next call.
+   * Returns logits `[n, vocabSize]`: n = 0 (`none`), 1 (`last`) or tokens.length (`all`); valid until the next run, which is
+   * a prefill, a decode or hidden states.
    */
   prefill(chunk: PrefillChunk): Float32Array
 
-  /** One token a row: rows 0 … n-1 of the KV cache. Returns logits `[n, vocabSize]`, valid until the next call. */
+  /** One token a row: rows 0 … n-1 of the KV cache. Returns logits `[n, vocabSize]`, valid until the next run. */
   decode(batch: DecodeBatch): Float32Array
 
   /** Final hidden states (after the last norm) `[tokens.length, hiddenSize]` for embeddings. */

@@ -12,7 +12,14 @@ import { DEFAULT_LIMITS, type EngineLimits } from './engine-limits.ts'
 import type { EngineStats, ModelRunner, SequenceRequest } from './engine-types.ts'
 import { checkInvariants, type EngineSnapshot } from './invariants.ts'
 import type { MaskSource } from './mask-source.ts'
-import { type EmbedTask, embedSequence, endReached, generateSequence, type Sequence, wantsPromptLogprobs } from './sequence.ts'
+import {
+  type EmbedTask,
+  embedSequence,
+  endReached,
+  generateSequence,
+  type Sequence,
+  wantsPromptLogprobs,
+} from './sequence.ts'
 import { type EngineOutput, failedEvent, SequenceTable } from './sequence-table.ts'
 import { planStep, type StepCosts, type StepPlan, smoothed } from './step-plan.ts'
 import { RunFailed, StepRunner } from './step-runner.ts'

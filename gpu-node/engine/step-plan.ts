@@ -33,7 +33,7 @@ export interface StepPlan {
 
 export interface ChunkLimits {
   /** Most and fewest tokens of a chunk beside running streams. */
-  largestChunk: number
+  prefillChunk: number
   smallestChunk: number
   /** A chunk may take this many times the decode's time. */
   stallRatio: number
@@ -55,7 +55,7 @@ export function planStep(situation: StepSituation, limits: ChunkLimits, costs: S
   }
   const index = nextPrefill(situation, limits.maxPassedOverMs)
   const chosen = situation.prefills[index] as PrefillView
-  const most = decode ? chunkBesideDecode(limits, costs) : limits.largestChunk
+  const most = decode ? chunkBesideDecode(limits, costs) : limits.prefillChunk
   return { decode, prefill: { index, tokens: Math.min(chosen.remaining, chosen.maxTokens, most) } }
 }
 
@@ -77,7 +77,7 @@ function chunkBesideDecode(limits: ChunkLimits, costs: StepCosts): number {
   }
   // A clock too coarse to see the cost says that it is small.
   const affordable = Math.floor((limits.stallRatio * costs.decodeMs) / Math.max(costs.prefillMsPerToken, 1e-6))
-  return Math.min(limits.largestChunk, Math.max(limits.smallestChunk, affordable))
+  return Math.min(limits.prefillChunk, Math.max(limits.smallestChunk, affordable))
 }
 
 /** Exponential smoothing; the newest measurement counts an eighth. */

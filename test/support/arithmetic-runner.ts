@@ -4,13 +4,7 @@
  * wrong row, position or slot changes tokens. `arithmeticLogits` says what a sequence must see, without rows or slots.
  */
 
-import type {
-  DecodeBatch,
-  KvRange,
-  KvSnapshot,
-  ModelRunner,
-  PrefillChunk,
-} from '../../gpu-node/engine/engine-types.ts'
+import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../gpu-node/engine/engine-types.ts'
 import type { PackedAdapter } from '../../gpu-node/model/packed-adapter.ts'
 
 export interface ArithmeticOptions {
@@ -34,7 +28,15 @@ export function arithmeticAdapter(value: number): PackedAdapter {
   const weights = new Float32Array(new SharedArrayBuffer(4))
   weights[0] = value
   const features = { embedding: false, head: false, bias: false, magnitude: false }
-  return { digest: `adapter-${value}`, rank: 1, bytes: 4, parts: { value: weights }, features }
+  return {
+    digest: `adapter-${value}`,
+    rank: 1,
+    bytes: 4,
+    parts: { value: weights },
+    layout: 'graph',
+    groups: {},
+    features,
+  }
 }
 
 /** Logits `[vocabSize]` after `tokens`, with the adapter's number or none: the slow, obvious version. */
@@ -47,7 +49,11 @@ export function arithmeticLogits(tokens: ArrayLike<number>, adapterValue: number
 }
 
 /** Final hidden states `[tokens.length, hiddenSize]`. */
-export function arithmeticHiddenStates(tokens: ArrayLike<number>, adapterValue: number, hiddenSize: number): Float32Array {
+export function arithmeticHiddenStates(
+  tokens: ArrayLike<number>,
+  adapterValue: number,
+  hiddenSize: number,
+): Float32Array {
   const states = new Float32Array(tokens.length * hiddenSize)
   let state = 0
   for (let position = 0; position < tokens.length; position++) {
@@ -159,7 +165,9 @@ function fold(state: number, cell: number): number {
 
 /** In [0, 8). */
 function logitsOf(state: number, count: number): Float32Array {
-  return Float32Array.from({ length: count }, (_, i) => (Number.isNaN(state) ? Number.NaN : mix(state + i * 7919) / 2 ** 29))
+  return Float32Array.from({ length: count }, (_, i) =>
+    Number.isNaN(state) ? Number.NaN : mix(state + i * 7919) / 2 ** 29,
+  )
 }
 
 /** A 32-bit finaliser (MurmurHash3). */

@@ -2,7 +2,12 @@
 
 import { Engine, type EngineParts, type StepOutcome } from '../../gpu-node/engine/engine.ts'
 import type { EngineLimits } from '../../gpu-node/engine/engine-limits.ts'
-import type { GeneratedToken, ModelRunner, SamplingParams, SequenceRequest } from '../../gpu-node/engine/engine-types.ts'
+import type {
+  GeneratedToken,
+  ModelRunner,
+  SamplingParams,
+  SequenceRequest,
+} from '../../gpu-node/engine/engine-types.ts'
 import { checkInvariants } from '../../gpu-node/engine/invariants.ts'
 import type { MaskSource } from '../../gpu-node/engine/mask-source.ts'
 import { Sampler } from '../../gpu-node/engine/sampling/sampler.ts'
@@ -93,7 +98,11 @@ export class EngineHarness {
 }
 
 /** What a request must generate, computed token by token with neither rows nor batches; delivered tokens are left out. */
-export function aloneOnArithmetic(request: SequenceRequest, adapterValue: number, maxPositions: number): GeneratedToken[] {
+export function aloneOnArithmetic(
+  request: SequenceRequest,
+  adapterValue: number,
+  maxPositions: number,
+): GeneratedToken[] {
   const { vocabSize } = SMALL_ARITHMETIC
   const sampler = new Sampler(vocabSize)
   const history = new TokenHistory(request.sampling, request.promptTokens, request.deliveredTokens)

@@ -3,7 +3,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { SamplingParams, SequenceRequest } from '../../../gpu-node/engine/engine-types.ts'
-import { arithmeticAdapter, ArithmeticRunner, SMALL_ARITHMETIC } from '../../support/arithmetic-runner.ts'
+import { ArithmeticRunner, arithmeticAdapter, SMALL_ARITHMETIC } from '../../support/arithmetic-runner.ts'
 import { aloneOnArithmetic, EngineHarness, requestOf } from '../../support/engine-harness.ts'
 
 const token = fc.integer({ min: 0, max: SMALL_ARITHMETIC.vocabSize - 1 })
@@ -46,7 +46,10 @@ const arrival: fc.Arbitrary<Arrival> = fc.record({
     tenantId: fc.constantFrom('a', 'a', 'a', 'b'),
     cacheSalt: fc.constantFrom('x', 'y'),
     promptTokens,
-    deliveredTokens: fc.oneof({ weight: 3, arbitrary: fc.constant(new Int32Array(0)) }, { weight: 1, arbitrary: tokensUpTo(6) }),
+    deliveredTokens: fc.oneof(
+      { weight: 3, arbitrary: fc.constant(new Int32Array(0)) },
+      { weight: 1, arbitrary: tokensUpTo(6) },
+    ),
     sampling,
     maxNewTokens: fc.integer({ min: 1, max: 32 }),
     eosTokens: fc.constantFrom([], [3], [3, 17]),
@@ -59,7 +62,7 @@ const arrival: fc.Arbitrary<Arrival> = fc.record({
 })
 
 const limits = fc.record({
-  largestChunk: fc.constantFrom(2, 7, 128, 128),
+  prefillChunk: fc.constantFrom(2, 7, 128, 128),
   smallestChunk: fc.constantFrom(1, 5, 128),
   maxPrefilling: fc.integer({ min: 1, max: 4 }),
   prefixCacheBytes: fc.constantFrom(0, 200, 4096),
@@ -80,7 +83,10 @@ test('each sequence gets the tokens that it gets alone, for any arrivals, adapte
         for (const { id, request, adapterValue, atStep, abortAfter } of pending) {
           if (atStep === step) {
             const adapter = adapterValue === 0 ? undefined : arithmeticAdapter(adapterValue)
-            requests.set(id, requestOf(id, adapter === undefined ? request : { ...request, adapterDigest: adapter.digest }))
+            requests.set(
+              id,
+              requestOf(id, adapter === undefined ? request : { ...request, adapterDigest: adapter.digest }),
+            )
             harness.engine.submit(requests.get(id) as SequenceRequest, adapter)
           }
           if (abortAfter !== undefined && step === atStep + abortAfter) {
@@ -94,7 +100,9 @@ test('each sequence gets the tokens that it gets alone, for any arrivals, adapte
       for (const { id, adapterValue } of pending) {
         const request = requests.get(id) as SequenceRequest
         const [ending] = harness.endings(id)
-        const expected = alreadyComplete(request) ? [] : aloneOnArithmetic(request, adapterValue, SMALL_ARITHMETIC.maxPositions)
+        const expected = alreadyComplete(request)
+          ? []
+          : aloneOnArithmetic(request, adapterValue, SMALL_ARITHMETIC.maxPositions)
         const got = harness.tokens(id)
         expect(harness.endings(id)).toHaveLength(1)
         if (ending?.kind === 'finished') {
@@ -105,7 +113,11 @@ test('each sequence gets the tokens that it gets alone, for any arrivals, adapte
         }
       }
       expect(harness.step().kind).toBe('idle')
-      expect(harness.engine.stats()).toMatchObject({ freeRows: SMALL_ARITHMETIC.maxRows, waiting: 0, invariantViolations: [] })
+      expect(harness.engine.stats()).toMatchObject({
+        freeRows: SMALL_ARITHMETIC.maxRows,
+        waiting: 0,
+        invariantViolations: [],
+      })
       preemptions += harness.engine.stats().preemptions
       prefixHits += harness.engine.stats().prefixHitTokens
     }),

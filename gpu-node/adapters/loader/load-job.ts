@@ -21,7 +21,7 @@ export interface LoadResult {
   digest: string
   rank: number
   /** Absent after `identify`. */
-  packed?: PackedAdapter
+  packed?: PackedAdapter | undefined
   warnings: string[]
 }
 

@@ -1,6 +1,6 @@
 /** Adapters on the Hugging Face hub, or on a server with its API (`HF_ENDPOINT`). */
 
-import { HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub'
+import { fileDownloadInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub'
 import type { AdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import {
@@ -76,7 +76,13 @@ export async function listRepository(ref: AdapterRef, endpoint: string, fetch: F
 
 async function resolve(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise<ResolvedAdapter> {
   const { exact, entries } = await listRepository(ref, endpoint, fetch)
-  return resolveFiles(exact, chooseFiles(exact, entries), endpoint, fetch)
+  const chosen = chooseFiles(exact, entries)
+  // A gated repository shows its list to everybody; the right is for its files.
+  const weights = { repo: { type: 'model' as const, name: exact.id }, path: chosen[1].path, hubUrl: endpoint, fetch }
+  if ((await fileDownloadInfo({ ...weights, revision: exact.revision! })) === null) {
+    throw notFound(exact)
+  }
+  return resolveFiles(exact, chosen, endpoint, fetch)
 }
 
 /** Chosen files of a repository, ready to be downloaded. */

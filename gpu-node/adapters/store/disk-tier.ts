@@ -36,6 +36,15 @@ export interface DiskEntry {
   tenantId: string
 }
 
+export interface Fetched {
+  digest: string
+  rank: number
+  contentKey: string
+  names: string[]
+  files: string[]
+  tenantId: string
+}
+
 export interface DiskTierOptions {
   directory: string
   budgetBytes: number
@@ -49,6 +58,8 @@ export class DiskTier {
   readonly #entries = new Map<string, DiskEntry>()
   /** Fetches under way or broken off: directory → bytes they may fill. */
   readonly #incoming = new Map<string, { bytes: number; active: boolean; lastUsed: number }>()
+  #adopting: Promise<void> = Promise.resolve()
+  #writing: Promise<void> = Promise.resolve()
   readonly #touched = new Map<string, number>()
   /** Removals and manifest writes under way. */
   readonly #pending = new Set<Promise<unknown>>()
@@ -57,14 +68,13 @@ export class DiskTier {
     this.#options = options
   }
 
-  /** Reads what is there and puts aside what is not whole. */
+  /** Reads what is there and removes what is not whole; `makeRoom(0, …)` then applies a budget that has become smaller. */
   static async open(options: DiskTierOptions): Promise<DiskTier> {
     const tier = new DiskTier(options)
     await mkdir(join(options.directory, 'content'), { recursive: true, mode: 0o700 })
     await mkdir(join(options.directory, 'incoming'), { recursive: true, mode: 0o700 })
     await tier.#scanContent()
     await tier.#scanIncoming()
-    tier.makeRoom(0, '')
     return tier
   }
 
@@ -113,7 +123,7 @@ export class DiskTier {
     }
   }
 
-  /** A directory of its own for this content; what an earlier fetch left there is kept. `false`: there is no room. */
+  /** A directory of its own for this content; what an earlier fetch left there is kept. `undefined`: there is no room. */
   beginFetch(contentKey: string, bytes: number, tenantId: string): string | undefined {
     const directory = join(this.#options.directory, 'incoming', createHash('sha256').update(contentKey).digest('hex'))
     this.#incoming.delete(directory)
@@ -138,10 +148,16 @@ export class DiskTier {
   }
 
   /** Makes a whole fetch an entry. The same content may be there already; then only its names grow. */
-  async adopt(
-    directory: string,
-    found: { digest: string; rank: number; contentKey: string; names: string[]; files: string[]; tenantId: string },
-  ): Promise<void> {
+  adopt(directory: string, found: Fetched): Promise<void> {
+    // One after the other: two places may have the same content.
+    this.#adopting = this.#adopting.then(
+      () => this.#adopt(directory, found),
+      () => this.#adopt(directory, found),
+    )
+    return this.#adopting
+  }
+
+  async #adopt(directory: string, found: Fetched): Promise<void> {
     const { digest, rank, contentKey, names, tenantId } = found
     if (this.#entries.has(digest)) {
       await this.dropFetch(directory)
@@ -161,9 +177,7 @@ export class DiskTier {
     await rm(target, { recursive: true, force: true })
     await rename(directory, target)
     this.#incoming.delete(directory)
-    if (!this.#entries.has(digest)) {
-      this.#entries.set(digest, toEntry(target, manifest, this.#options.now(), tenantId))
-    }
+    this.#entries.set(digest, toEntry(target, manifest, this.#options.now(), tenantId))
   }
 
   addNames(digest: string, contentKeys: readonly string[], names: readonly string[]): void {
@@ -177,7 +191,7 @@ export class DiskTier {
     if (newKeys.length + newNames.length > 0) {
       manifest.contentKeys.push(...newKeys)
       manifest.names.push(...newNames)
-      this.#background(writeManifest(entry))
+      this.#write(entry)
     }
   }
 
@@ -187,7 +201,7 @@ export class DiskTier {
     const at = entry?.manifest.names.indexOf(name) ?? -1
     if (entry !== undefined && at >= 0) {
       entry.manifest.names.splice(at, 1)
-      this.#background(writeManifest(entry))
+      this.#write(entry)
     }
   }
 
@@ -267,6 +281,12 @@ export class DiskTier {
       const bytes = sizes.reduce((sum, size) => sum + size, 0)
       this.#incoming.set(directory, { bytes, active: false, lastUsed: mtimeMs })
     }
+  }
+
+  /** One after the other: each writes the whole manifest as it is then. */
+  #write(entry: DiskEntry): void {
+    this.#writing = this.#writing.catch(() => undefined).then(() => writeManifest(entry))
+    this.#background(this.#writing)
   }
 
   #background(work: Promise<unknown>): void {

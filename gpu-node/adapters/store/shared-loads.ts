@@ -15,6 +15,8 @@ export interface Run<Progress> {
   /** Aborted when the last waiter has left. */
   signal: AbortSignal
   progress: (progress: Progress) => void
+  /** Called when all waiters have taken what they take from the value, or the run has failed. */
+  afterwards: (callback: () => void) => void
 }
 
 interface Waiter<Value, Progress> extends Waiting<Progress> {
@@ -30,6 +32,8 @@ interface Shared<Value, Progress> {
 export class SharedLoads<Value, Progress = never> {
   readonly #pool: FairPool
   readonly #shared = new Map<string, Shared<Value, Progress>>()
+  /** Runs that have not ended, those included that nobody waits for any more: two for one key never overlap. */
+  readonly #running = new Map<string, Promise<void>>()
 
   constructor(pool: FairPool) {
     this.#pool = pool
@@ -68,6 +72,7 @@ export class SharedLoads<Value, Progress = never> {
   #begin(key: string, tenantId: string, start: (run: Run<Progress>) => Promise<Value>): Shared<Value, Progress> {
     const abort = new AbortController()
     const waiters = new Set<Waiter<Value, Progress>>()
+    const callbacks: (() => void)[] = []
     const run: Run<Progress> = {
       signal: abort.signal,
       progress: (progress) => {
@@ -75,6 +80,7 @@ export class SharedLoads<Value, Progress = never> {
           waiter.onProgress?.(progress)
         }
       },
+      afterwards: (callback) => callbacks.push(callback),
     }
     const end = (outcome: { value: Value } | { error: unknown }) => {
       if (this.#shared.get(key) === shared) {
@@ -83,16 +89,26 @@ export class SharedLoads<Value, Progress = never> {
       for (const waiter of [...waiters]) {
         waiter.done(outcome)
       }
+      for (const callback of callbacks) {
+        callback()
+      }
     }
-    // Not before this function has returned: the pool may start the job at once.
-    const place = this.#pool.enqueue(tenantId, async () => {
-      await Promise.resolve()
+    const work = async () => {
       try {
         abort.signal.throwIfAborted()
         end({ value: await start(run) })
       } catch (error) {
         end({ error })
       }
+    }
+    const place = this.#pool.enqueue(tenantId, () => {
+      const running = (this.#running.get(key) ?? Promise.resolve()).then(work)
+      this.#running.set(key, running)
+      return running.finally(() => {
+        if (this.#running.get(key) === running) {
+          this.#running.delete(key)
+        }
+      })
     })
     const shared: Shared<Value, Progress> = { waiters, abort, place }
     this.#shared.set(key, shared)

@@ -1,0 +1,311 @@
+/** The adapter store over its tiers: leases for callers, pins, unloading, the list. */
+
+import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionKey } from '../../../shared/adapter-ref.ts'
+import { RingletError } from '../../../shared/errors.ts'
+import { ADAPTER_TIERS, type AdapterTier } from '../../../shared/fleet.ts'
+import { digestMerge } from '../adapter-digest.ts'
+import type { AcquireOptions, AdaptedSelection, AdapterLease, AdapterListing, AdapterStore } from '../adapter-store.ts'
+import { DamagedContentError } from '../loader/load-job.ts'
+import type { MergeRecipe } from '../merge/merge.ts'
+import { toRecipe } from '../merge/merge-checks.ts'
+import type { ContentIndex } from './content-index.ts'
+import type { ContentLoader, Held, HeldFiles } from './content-loader.ts'
+import type { DiskTier } from './disk-tier.ts'
+import type { RamTier } from './ram-tier.ts'
+import type { Located, Resolver } from './resolver.ts'
+
+export interface TieredStoreParts {
+  ram: RamTier
+  disk: DiskTier
+  index: ContentIndex
+  resolver: Resolver
+  loader: ContentLoader
+  engineResident: () => ReadonlySet<string>
+  closeHomes: () => Promise<void>
+}
+
+type Merge = Extract<AdapterSelection, { kind: 'merge' }>
+
+/** What a lease is made of. */
+interface Acquired extends Held {
+  refs: AdapterRef[]
+  /** The listing's name. */
+  name: string
+}
+
+/** Stored files may be damaged or evicted while they are asked for; each time there is less to go wrong. */
+const ATTEMPTS = 3
+
+export class TieredStore implements AdapterStore {
+  readonly #parts: TieredStoreParts
+  #closed = false
+
+  constructor(parts: TieredStoreParts) {
+    this.#parts = parts
+  }
+
+  async acquire(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterLease> {
+    const startedAt = performance.now()
+    this.#checkOpen()
+    options.signal?.throwIfAborted()
+    const { entry, release, tier, refs, name } =
+      selection.kind === 'single'
+        ? await this.#acquireOne(selection.ref, options)
+        : await this.#acquireMerge(selection, options)
+    const { digest, rank, bytes } = entry.packed
+    this.#parts.index.addName(digest, name)
+    return {
+      digest,
+      rank,
+      bytes,
+      cacheTier: tier === 'ram' && this.#parts.engineResident().has(digest) ? 'engine' : tier,
+      refs: refs.map((ref) => formatAdapterRef(ref)),
+      packed: entry.packed,
+      loadMs: performance.now() - startedAt,
+      release,
+    }
+  }
+
+  async prefetch(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing> {
+    const lease = await this.acquire(selection, options)
+    lease.release()
+    return this.#listing(lease.digest)
+  }
+
+  async pin(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing> {
+    const lease = await this.acquire(selection, options)
+    this.#setPinned(lease.digest, true)
+    lease.release()
+    return this.#listing(lease.digest)
+  }
+
+  unpin(name: string): AdapterListing {
+    const digest = this.#byName(name)
+    this.#setPinned(digest, false)
+    return this.#listing(digest)
+  }
+
+  async unload(name: string): Promise<AdapterListing> {
+    const digest = this.#byName(name)
+    const listing = this.#listing(digest)
+    const { ram, disk, resolver } = this.#parts
+    const leases = listing.leases + (disk.get(digest)?.leases ?? 0)
+    if (listing.pinned || leases > 0) {
+      const why = listing.pinned ? 'pinned' : `in use by ${leases} requests`
+      throw new RingletError('conflict', `adapter ${listing.ref} is ${why}`)
+    }
+    ram.remove(digest)
+    disk.remove(digest)
+    resolver.forgetRefusals()
+    await disk.settle()
+    return { ...listing, tier: 'remote' }
+  }
+
+  list(): AdapterListing[] {
+    const digests = new Set<string>()
+    for (const [digest] of this.#parts.ram.entries()) {
+      digests.add(digest)
+    }
+    for (const [digest] of this.#parts.disk.entries()) {
+      digests.add(digest)
+    }
+    return [...digests].map((digest) => this.#listing(digest)).sort((a, b) => b.lastUsed - a.lastUsed)
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) {
+      return
+    }
+    this.#closed = true
+    const reason = new RingletError('node_draining', 'the node is shutting down')
+    this.#parts.resolver.abort(reason)
+    this.#parts.loader.abort(reason)
+    await this.#parts.closeHomes()
+    await this.#parts.disk.settle()
+  }
+
+  /** What must hold and does not; for tests and the idle check. */
+  violations(): string[] {
+    return this.#parts.ram.violations()
+  }
+
+  async #acquireOne(ref: AdapterRef, options: AcquireOptions): Promise<Acquired> {
+    return this.#withLocated(ref, options, async (located) => {
+      const held = await this.#parts.loader.hold(located, options)
+      this.#noteNames(held.entry.packed.digest, ref, located)
+      return { ...held, refs: [located.exact], name: formatAdapterRef(located.exact) }
+    })
+  }
+
+  async #acquireMerge(selection: Merge, options: AcquireOptions): Promise<Acquired> {
+    const { loader } = this.#parts
+    const recipe = toRecipe(selection)
+    const ready = await this.#mergeInRam(selection, recipe, options)
+    if (ready !== undefined) {
+      return ready
+    }
+    const files = settled(await Promise.all(selection.parts.map(({ ref }) => this.#files(ref, options))))
+    try {
+      const digests = files.map((file) => file.digest)
+      const refs = files.map((file) => file.exact)
+      const held = await loader.holdMerge(mergeDigest(recipe, digests), recipe, files, options)
+      return { ...held, tier: farthest(files), refs, name: mergeName(selection, refs) }
+    } finally {
+      release(files)
+    }
+  }
+
+  /** A merge whose parts are all known needs no file of theirs when its result is in RAM. */
+  async #mergeInRam(selection: Merge, recipe: MergeRecipe, options: AcquireOptions): Promise<Acquired | undefined> {
+    const { ram, index, resolver } = this.#parts
+    const isKnown = (contentKey: string) => index.digestOf(contentKey) !== undefined
+    const located = await Promise.all(selection.parts.map(({ ref }) => resolver.locate(ref, options, isKnown)))
+    const digests = located.map(({ contentKey }) => index.digestOf(contentKey))
+    if (digests.includes(undefined)) {
+      return undefined
+    }
+    const known = ram.lease(mergeDigest(recipe, digests as string[]), options.tenantId)
+    const refs = located.map(({ exact }) => exact)
+    return known && { ...known, tier: 'ram', refs, name: mergeName(selection, refs) }
+  }
+
+  /** Never rejects: the caller must release the parts that were found when another was not. */
+  async #files(
+    ref: AdapterRef,
+    options: AcquireOptions,
+  ): Promise<(HeldFiles & { exact: AdapterRef }) | { error: unknown }> {
+    try {
+      return await this.#withLocated(ref, options, async (located) => {
+        const files = await this.#parts.loader.holdFiles(located, options)
+        this.#noteNames(files.digest, ref, located)
+        return { ...files, exact: located.exact }
+      })
+    } catch (error) {
+      return { error }
+    }
+  }
+
+  async #withLocated<T>(ref: AdapterRef, options: AcquireOptions, use: (located: Located) => Promise<T>): Promise<T> {
+    const { resolver, disk, ram, index } = this.#parts
+    const held = (contentKey: string) => {
+      const digest = index.digestOf(contentKey)
+      return digest !== undefined && (ram.get(digest) !== undefined || disk.get(digest) !== undefined)
+    }
+    for (let attempt = 1; ; attempt++) {
+      options.onProgress?.({ phase: 'resolve', ref: formatAdapterRef(ref) })
+      const located = await resolver.locate(ref, options, held)
+      try {
+        return await use(located)
+      } catch (error) {
+        if (!(error instanceof DamagedContentError)) {
+          resolver.rememberRefusal(ref, options, error)
+          throw error
+        }
+        if (attempt === ATTEMPTS) {
+          const cause = { cause: error, retryAfterSeconds: 1 }
+          throw new RingletError('adapter_capacity', 'the adapter left this node while it was asked for', cause)
+        }
+        resolver.forget(ref, options)
+      }
+    }
+  }
+
+  /** Exact names mean this content for ever; the others until their home says otherwise. */
+  #noteNames(digest: string, asked: AdapterRef, located: Located): void {
+    const { index, disk } = this.#parts
+    const names = [formatAdapterRef(located.exact)]
+    const askedName = formatAdapterRef(asked)
+    if (asked.source === 'hub' && askedName !== names[0]) {
+      const earlier = index.keyOf(askedName)
+      const former = earlier === undefined || earlier === located.contentKey ? undefined : index.digestOf(earlier)
+      if (former !== undefined) {
+        disk.dropName(former, askedName)
+      }
+      index.setKey(askedName, located.contentKey)
+      names.push(askedName)
+    }
+    disk.addNames(digest, [located.contentKey], names)
+    index.addName(digest, names[0]!)
+  }
+
+  #setPinned(digest: string, pinned: boolean): void {
+    const { ram, disk } = this.#parts
+    for (const entry of [ram.get(digest), disk.get(digest)]) {
+      if (entry !== undefined) {
+        entry.pinned = pinned
+      }
+    }
+  }
+
+  #byName(name: string): string {
+    const digest = this.#parts.index.digestByName(name)
+    if (digest === undefined) {
+      throw new RingletError('adapter_not_found', 'this node does not hold that adapter')
+    }
+    return digest
+  }
+
+  #listing(digest: string): AdapterListing {
+    const { ram, disk, index } = this.#parts
+    const inRam = ram.get(digest)
+    const onDisk = disk.get(digest)
+    const refs = index.names(digest)
+    return {
+      ref: refs[0] ?? digest,
+      refs,
+      digest,
+      rank: inRam?.packed.rank ?? onDisk?.manifest.rank ?? 0,
+      bytes: inRam?.packed.bytes ?? onDisk?.bytes ?? 0,
+      tier: this.#tier(digest, inRam !== undefined, onDisk !== undefined),
+      leases: inRam?.leases ?? 0,
+      pinned: (inRam?.pinned ?? false) || (onDisk?.pinned ?? false),
+      lastUsed: Math.max(inRam?.lastUsed ?? 0, onDisk?.lastUsed ?? 0),
+    }
+  }
+
+  #tier(digest: string, inRam: boolean, onDisk: boolean): AdapterTier {
+    if (inRam) {
+      return this.#parts.engineResident().has(digest) ? 'engine' : 'ram'
+    }
+    return onDisk ? 'disk' : 'remote'
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) {
+      throw new RingletError('node_draining', 'the node is shutting down')
+    }
+  }
+}
+
+function mergeDigest(recipe: MergeRecipe, digests: readonly string[]): string {
+  const { strategy, weights, density, signMethod, seed } = recipe
+  return digestMerge([strategy, weights, density, signMethod, seed, digests])
+}
+
+function mergeName(selection: Merge, refs: readonly AdapterRef[]): string {
+  return selectionKey({ ...selection, parts: selection.parts.map(({ weight }, i) => ({ ref: refs[i]!, weight })) })
+}
+
+type Files = HeldFiles & { exact: AdapterRef }
+
+/** All, or the first error after the others were released. */
+function settled(found: (Files | { error: unknown })[]): Files[] {
+  const failed = found.find((part) => 'error' in part)
+  const files = found.filter((part) => !('error' in part)) as Files[]
+  if (failed !== undefined) {
+    release(files)
+    throw (failed as { error: unknown }).error
+  }
+  return files
+}
+
+function release(files: readonly Files[]): void {
+  for (const file of files) {
+    file.release()
+  }
+}
+
+/** The order of `ADAPTER_TIERS` is from far to near. */
+function farthest(files: readonly Files[]): AdapterTier {
+  return ADAPTER_TIERS[Math.min(...files.map((file) => ADAPTER_TIERS.indexOf(file.tier)))]!
+}

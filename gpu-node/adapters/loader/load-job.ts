@@ -4,7 +4,7 @@ import type { ErrorCode } from '../../../shared/errors.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { Checkpoint } from '../../model/checkpoint.ts'
 import { packAdapter } from '../../model/pack-adapter.ts'
-import type { PackedAdapter } from '../../model/packed-adapter.ts'
+import type { AdapterLayout, PackedAdapter } from '../../model/packed-adapter.ts'
 import { baseWeightsOf } from '../base-weights.ts'
 import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
 import { readPeftAdapter } from '../peft.ts'
@@ -30,6 +30,8 @@ export interface LoaderInit {
   /** The name under which the base is served. */
   baseName?: string
   limits: WeightFileLimits
+  /** As the engine takes them (`adapterLayout` of gpu-node/model/pack-adapter.ts). */
+  adapterLayout?: AdapterLayout | undefined
 }
 
 export type LoaderReply =
@@ -57,7 +59,7 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
     }
     case 'load': {
       const { adapter, report } = await readExpected(job, read)
-      const packed = compact(await packAdapter(adapter, base))
+      const packed = await packAdapter(adapter, base, init.adapterLayout)
       return { digest: adapter.digest, rank: adapter.maxRank, packed, warnings: report.warnings }
     }
     case 'merge': {
@@ -66,7 +68,7 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
         parts.push((await read(directory)).adapter)
       }
       const merged = mergeAdapters(parts, job.recipe, job.digest)
-      const packed = compact(await packAdapter(merged, base))
+      const packed = await packAdapter(merged, base, init.adapterLayout)
       return { digest: job.digest, rank: merged.maxRank, packed, warnings: [] }
     }
   }
@@ -91,18 +93,4 @@ async function readExpected(
     }
   }
   throw new DamagedContentError(`the files in ${job.directory} are not those of ${job.expectDigest}`)
-}
-
-/** One buffer with the parts alone: views into the file would keep all of it in memory, uncounted. */
-function compact(packed: PackedAdapter): PackedAdapter {
-  const sizes = Object.values(packed.parts).map((part) => part.length)
-  const all = new Float32Array(new SharedArrayBuffer(sizes.reduce((sum, size) => sum + size, 0) * 4))
-  const parts: Record<string, Float32Array> = {}
-  let at = 0
-  for (const [name, part] of Object.entries(packed.parts)) {
-    all.set(part, at)
-    parts[name] = all.subarray(at, at + part.length)
-    at += part.length
-  }
-  return { ...packed, parts, bytes: all.byteLength }
 }

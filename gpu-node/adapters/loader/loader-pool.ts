@@ -77,8 +77,13 @@ export class LoaderPool {
   }
 
   #start(): Thread {
-    const { baseDirectory, baseName, limits } = this.#options
-    const workerData: LoaderInit = { baseDirectory, limits, ...(baseName === undefined ? {} : { baseName }) }
+    const { baseDirectory, baseName, limits, adapterLayout } = this.#options
+    const workerData: LoaderInit = {
+      baseDirectory,
+      limits,
+      adapterLayout,
+      ...(baseName === undefined ? {} : { baseName }),
+    }
     const worker = startWorkerThread(new URL('./loader-thread.ts', import.meta.url), {
       workerData,
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },

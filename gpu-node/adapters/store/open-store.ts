@@ -1,6 +1,7 @@
 /** Builds an adapter store from its settings; gpu-node/config.ts fills them from the environment. */
 
 import type { AdapterSource } from '../../../shared/adapter-ref.ts'
+import type { AdapterLayout } from '../../model/packed-adapter.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterStore } from '../adapter-store.ts'
 import { LoaderPool } from '../loader/loader-pool.ts'
 import { WEIGHT_FILE_LIMITS } from '../raw-tensor.ts'
@@ -23,6 +24,8 @@ export interface AdapterStoreConfig {
     directory: string
     /** The name under which it is served. */
     name?: string
+    /** As the engine takes adapters; float32 for the LoRA kernel, where it can run, when absent. */
+    adapterLayout?: AdapterLayout
   }
   cacheDirectory: string
   diskBytes: number
@@ -91,6 +94,7 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
     baseDirectory: config.base.directory,
     ...(config.base.name === undefined ? {} : { baseName: config.base.name }),
     limits: { ...WEIGHT_FILE_LIMITS, maxFileBytes },
+    adapterLayout: config.base.adapterLayout,
     threads: loaderThreads,
     timeoutMs: config.loadTimeoutMs ?? 60_000,
   })

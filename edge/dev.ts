@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
+import type { D1Database } from '@cloudflare/workers-types'
 import { Log, LogLevel, Miniflare } from 'miniflare'
 import { applyMigrations } from './apply-migrations.ts'
 import { bundleWorker } from './bundle.ts'
@@ -28,6 +29,8 @@ export interface RunningEdge {
   url: string
   /** With the secrets that were made up. */
   vars: Readonly<Record<string, string>>
+  /** The Worker's own, for those who test it. */
+  database: D1Database
   dispose: () => Promise<void>
 }
 
@@ -64,9 +67,10 @@ export async function startEdge(options: StartEdgeOptions): Promise<RunningEdge>
   })
   try {
     await runtime.ready
-    await applyMigrations(await runtime.getD1Database('DB'))
+    const database = await runtime.getD1Database('DB')
+    await applyMigrations(database)
     const url = await runtime.unsafeGetDirectURL()
-    return { url: url.origin, vars, dispose: () => runtime.dispose() }
+    return { url: url.origin, vars, database, dispose: () => runtime.dispose() }
   } catch (error) {
     await runtime.dispose()
     throw error

@@ -1,6 +1,6 @@
 /** The real Worker in workerd, with its own database and objects, and stub nodes behind it. */
 
-import { startEdge } from '../../edge/dev.ts'
+import { type RunningEdge, startEdge } from '../../edge/dev.ts'
 import type { CreateTenant, IssuedToken, TenantView } from '../../shared/edge-api.ts'
 import { HEARTBEAT_PATH, HEARTBEAT_SIGNATURE_HEADER, type ResidentAdapter } from '../../shared/fleet.ts'
 import { signHeartbeat } from '../../shared/heartbeat-signature.ts'
@@ -11,6 +11,7 @@ export interface EdgeWorld {
   url: string
   vars: Readonly<Record<string, string>>
   nodes: StubNode[]
+  database: RunningEdge['database']
   /** Every line that the Worker logged. */
   logs: string[]
   /** Calls the admin API with the admin token. */
@@ -54,6 +55,7 @@ export async function startEdgeWorld(options: WorldOptions = {}): Promise<EdgeWo
   const world: EdgeWorld = {
     url: edge.url,
     vars: edge.vars,
+    database: edge.database,
     nodes: [],
     logs,
     async admin<T>(method: string, path: string, body?: object) {

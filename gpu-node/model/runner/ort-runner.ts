@@ -12,7 +12,7 @@ import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
 import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
 import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
-import { type DecodeRun, planDecode, soleForm } from './choose-form.ts'
+import { BASE_FORM, type DecodeRun, planDecode, soleForm } from './choose-form.ts'
 import { KvCache } from './kv-cache.ts'
 import { RopeChoice } from './rope-choice.ts'
 import { RowExtras } from './row-extras.ts'
@@ -124,6 +124,15 @@ export class OrtRunner implements ModelRunner {
     this.#rope = new RopeChoice(decoder, options.maxRows)
     this.#decodeIo = this.#createIo(options.maxRows, options.maxRows)
     this.#prefillIo = this.#createIo(1, 1)
+  }
+
+  /** Makes the sessions that steps mostly need, so that no sequence waits for them; rarer forms come when first used. */
+  warmUp(): void {
+    const base = { weights: this.#dtype, ...BASE_FORM }
+    this.#sessions.get(base)
+    if (this.adapterLayout !== 'graph') {
+      this.#sessions.get({ ...base, lora: 'kernel' })
+    }
   }
 
   prefill(chunk: PrefillChunk): Float32Array {

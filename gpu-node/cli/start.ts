@@ -6,15 +6,14 @@
 import { createWriteStream, mkdirSync } from 'node:fs'
 import { join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { IssuedToken, TenantView } from '../../shared/edge-api.ts'
-import { type AdminClient, AdminError, createAdminClient } from './admin-client.ts'
-import { type DevJson, type DevSecrets, loadSecrets, saveSecrets, writeDevJson } from './dev-state.ts'
+import { type AdminClient, createAdminClient } from './admin-client.ts'
+import { demoTenantToken } from './demo-tenant.ts'
+import { type DevJson, type DevSecrets, loadSecrets, writeDevJson } from './dev-state.ts'
 import { greeting } from './start-greeting.ts'
 import { localAdapters, parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
 import { type ChildSpec, createSupervisor, type Supervisor } from './supervise.ts'
 
 const repository = resolve(import.meta.dirname, '../..')
-const DEMO_TENANT = 'demo'
 const READY = /^(?:edge|node) ready (http:\/\/\S+)/
 /** What a child may take to load; a big model on a slow disk needs minutes, and says so in its log. */
 const POLL_MS = 100
@@ -40,7 +39,10 @@ async function main(): Promise<void> {
   endOnSignals(fleet.supervisor)
   const edgeUrl = await urlOf(fleet, 'edge')
   const admin = createAdminClient({ edgeUrl, adminToken: secrets.adminToken, fetch })
-  const tenantToken = await demoTenant(admin, secrets, options.stateDir)
+  // Whoever put a bucket's keys into this environment may use its adapters; tenants made later are allowed none by themselves.
+  const hasBucketKeys = Boolean(process.env.AWS_ACCESS_KEY_ID && process.env.AWS_SECRET_ACCESS_KEY)
+  const scopes = { buckets: hasBucketKeys ? ['*'] : [] }
+  const tenantToken = await demoTenantToken(admin, secrets, options.stateDir, scopes)
   const aliases = localAdapters(options.adapterRoots)
   for (const name of aliases) {
     await admin.call('PUT', `/aliases/${name}`, { source: 'local', id: name })
@@ -135,36 +137,6 @@ async function urlOf(fleet: Fleet, name: string): Promise<string> {
     }
     await sleep(POLL_MS)
   }
-}
-
-/** The demo tenant's token: the one of an earlier start, if the edge still knows it, or a new one. */
-async function demoTenant(admin: AdminClient, secrets: DevSecrets, stateDir: string): Promise<string> {
-  const tenant = await existingOrNew(admin)
-  const keyIds = await admin.call<{ items: { keyId: string; revokedAt: string | null }[] }>(
-    'GET',
-    `/tenants/${tenant}/tokens`,
-  )
-  const known = secrets.tenantToken
-  if (known !== undefined && keyIds.items.some((key) => key.revokedAt === null && known.includes(key.keyId))) {
-    return known
-  }
-  const { token } = await admin.call<IssuedToken>('POST', `/tenants/${tenant}/tokens`, { label: 'npm start' })
-  await saveSecrets(stateDir, { ...secrets, tenantToken: token })
-  return token
-}
-
-async function existingOrNew(admin: AdminClient): Promise<string> {
-  // Whoever put the bucket's keys into this environment may use its adapters; a tenant made later is allowed none by itself.
-  const hasBucketKeys = Boolean(process.env.AWS_ACCESS_KEY_ID && process.env.AWS_SECRET_ACCESS_KEY)
-  const scopes = { buckets: hasBucketKeys ? ['*'] : [] }
-  try {
-    return (await admin.call<TenantView>('POST', '/tenants', { name: DEMO_TENANT, scopes })).id
-  } catch (error) {
-    if (!(error instanceof AdminError && error.code === 'conflict')) {
-      throw error
-    }
-  }
-  return (await admin.call<TenantView>('PATCH', `/tenants/${DEMO_TENANT}`, { scopes })).id
 }
 
 /** The base model's name, once all nodes are in the fleet. */

@@ -55,9 +55,18 @@ export function loadOrtLibrary(file: string = ortLibraryFile()): OrtLibrary {
 const GET_API = koffi.proto('void *(uint32_t version)')
 const GET_VERSION = koffi.proto('const char *()')
 
+/** koffi unloads a library whose handle was collected, and the table's functions with it: handles live as long as the process. */
+const openLibraries = new Map<string, ReturnType<typeof koffi.load>>()
+
 function openLibrary(file: string): ReturnType<typeof koffi.load> {
+  const known = openLibraries.get(file)
+  if (known !== undefined) {
+    return known
+  }
   try {
-    return koffi.load(file)
+    const library = koffi.load(file)
+    openLibraries.set(file, library)
+    return library
   } catch (cause) {
     throw new RingletError('internal', `ONNX Runtime cannot be loaded from '${file}'`, { cause })
   }

@@ -35,7 +35,7 @@ const BUCKET = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/
 export function createS3Source(config: S3Config, home: S3Home): AdapterSourceReader {
   return {
     isExact: () => false,
-    resolve: (ref, access) => {
+    resolve: async (ref, access) => {
       const { bucket, prefix } = parseS3Id(ref.id)
       if (config.allowedBuckets !== '*' && !config.allowedBuckets.includes(bucket)) {
         throw new RingletError('scope_denied', `bucket '${bucket}' is not one that this node may read`, {
@@ -60,11 +60,18 @@ export function parseS3Id(id: string): { bucket: string; prefix: string } {
   return { bucket, prefix }
 }
 
+/** Where the store is: R2's address is made from the account; without any setting it is AWS's own. */
+export function s3Address({ endpointUrl, r2AccountId, region }: Omit<S3Config, 'allowedBuckets'>): {
+  endpoint: string | undefined
+  region: string
+} {
+  const r2 = r2AccountId === undefined ? undefined : `https://${r2AccountId}.r2.cloudflarestorage.com`
+  return { endpoint: r2 ?? endpointUrl, region: region ?? (r2 === undefined ? 'us-east-1' : 'auto') }
+}
+
 /** Credentials come by the SDK's standard chain. */
 export function createS3Home(config: Omit<S3Config, 'allowedBuckets'>): S3Home {
-  const r2 = config.r2AccountId === undefined ? undefined : `https://${config.r2AccountId}.r2.cloudflarestorage.com`
-  const endpoint = r2 ?? config.endpointUrl
-  const region = config.region ?? (r2 === undefined ? 'us-east-1' : 'auto')
+  const { endpoint, region } = s3Address(config)
   const client = new S3Client({
     region,
     maxAttempts: 3,

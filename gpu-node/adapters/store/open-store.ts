@@ -34,6 +34,8 @@ export interface AdapterStoreConfig {
   maxAdapterBytes?: number
   /** Loader threads; 2 when absent. */
   loaderThreads?: number
+  /** Threads that are there already, and stay; the store starts its own when absent. */
+  loaderPool?: LoaderPool
   /** Longest time for checking and packing one adapter; 60 s when absent. */
   loadTimeoutMs?: number
   hub: HubConfig
@@ -90,14 +92,16 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
       index.addName(digest, name)
     }
   }
-  const pool = new LoaderPool({
-    baseDirectory: config.base.directory,
-    ...(config.base.name === undefined ? {} : { baseName: config.base.name }),
-    limits: { ...WEIGHT_FILE_LIMITS, maxFileBytes },
-    adapterLayout: config.base.adapterLayout,
-    threads: loaderThreads,
-    timeoutMs: config.loadTimeoutMs ?? 60_000,
-  })
+  const ownPool = () =>
+    new LoaderPool({
+      baseDirectory: config.base.directory,
+      ...(config.base.name === undefined ? {} : { baseName: config.base.name }),
+      limits: { ...WEIGHT_FILE_LIMITS, maxFileBytes },
+      adapterLayout: config.base.adapterLayout,
+      threads: loaderThreads,
+      timeoutMs: config.loadTimeoutMs ?? 60_000,
+    })
+  const pool = config.loaderPool ?? ownPool()
   const home = config.fetch === undefined ? createHomeFetch() : { fetch: config.fetch, close: async () => undefined }
   const s3 = createS3Home(config.s3)
   const sources: Record<AdapterSource, AdapterSourceReader> = {
@@ -126,7 +130,7 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
     engineResident: config.engineResident ?? (() => new Set()),
     closeHomes: async () => {
       s3.close()
-      await Promise.all([pool.close(), home.close()])
+      await Promise.all([pool === config.loaderPool ? undefined : pool.close(), home.close()])
     },
   })
   try {

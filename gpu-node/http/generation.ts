@@ -3,11 +3,13 @@
  * ends once: all its choices ended, or one error for all of them.
  */
 
-import type { GenerateRequest } from '../../shared/api/generate-request.ts'
+import type { GenerateRequest, OutputFormat } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { AdapterTier } from '../../shared/fleet.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 import type { AdapterLease, AdapterTokens, LoadProgress } from '../adapters/adapter-store.ts'
+import type { GrammarLease } from '../grammar/grammar-service.ts'
+import type { GrammarSpec } from '../grammar/grammar-spec.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
@@ -75,18 +77,47 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
   }
   const prompts = request.prompts.map((prompt) => preparePrompt(prompt, request, limits, context))
   const timings: GenerationTimings = { arrivedAt, preparedAt: context.clock.steady() }
-  const lease = await acquireAdapter(context, input)
+  const [lease, grammar] = await bothOrNeither(acquireAdapter(context, input), acquireGrammar(context, input))
+  const release = (): void => {
+    lease?.release()
+    grammar?.release()
+  }
   if (lease !== undefined) {
     timings.loadMs = lease.loadMs
     context.metrics.adapterLoaded(lease.cacheTier, lease.loadMs)
   }
   try {
     input.signal.throwIfAborted()
-    return new RunningGeneration({ context, input, prompts, lease, timings })
+    return new RunningGeneration({ context, input, prompts, lease, grammar, timings, release })
   } catch (error) {
-    lease?.release()
+    release()
     throw error
   }
+}
+
+type Held = { release(): void } | undefined
+
+/** Compiling a grammar and loading an adapter take their time side by side; when one fails, the other is given back. */
+async function bothOrNeither<A extends Held, B extends Held>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+  const [first, second] = await Promise.allSettled([a, b])
+  if (first.status === 'fulfilled' && second.status === 'fulfilled') {
+    return [first.value, second.value]
+  }
+  for (const settled of [first, second]) {
+    if (settled.status === 'fulfilled') {
+      settled.value?.release()
+    }
+  }
+  throw first.status === 'rejected' ? first.reason : (second as PromiseRejectedResult).reason
+}
+
+async function acquireGrammar(context: NodeContext, input: GenerationInput): Promise<GrammarLease | undefined> {
+  const { format } = input.request
+  return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), input.signal)
+}
+
+function toGrammarSpec(format: OutputFormat): GrammarSpec {
+  return format.kind === 'grammar' ? { kind: 'ebnf', grammar: format.ebnf } : format
 }
 
 async function acquireAdapter(context: NodeContext, input: GenerationInput): Promise<AdapterLease | undefined> {

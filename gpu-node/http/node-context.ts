@@ -5,6 +5,7 @@ import type { LoraxLimits } from '../../shared/api/lorax-request.ts'
 import type { TicketKeys } from '../../shared/ticket.ts'
 import type { AdapterStore } from '../adapters/adapter-store.ts'
 import type { EngineClient } from '../engine/engine-client.ts'
+import type { GrammarService } from '../grammar/grammar-service.ts'
 import type { NodeMetrics } from '../metrics.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
@@ -42,6 +43,7 @@ export interface NodeContext {
   limits: NodeLimits
   engine: EngineClient
   adapters: AdapterStore
+  grammars: GrammarService
   tokenizer: Tokenizer
   chatTemplate: ChatTemplate | undefined
   /** Token ids that end a sequence. */

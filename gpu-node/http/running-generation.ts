@@ -4,6 +4,7 @@ import type { GenerateRequest } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { AdapterLease } from '../adapters/adapter-store.ts'
 import type { EngineEvent } from '../engine/engine-types.ts'
+import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GenerationMeter } from '../metrics.ts'
 import { type Choice, type ChoiceEvent, createChoice } from './choice.ts'
 import { createEventQueue, type EventQueue } from './event-queue.ts'
@@ -17,6 +18,9 @@ export interface RunParts {
   input: GenerationInput
   prompts: PreparedPrompt[]
   lease: AdapterLease | undefined
+  grammar: GrammarLease | undefined
+  /** Gives back adapter and grammar; called once, when all sequences have ended. */
+  release: () => void
   timings: GenerationTimings
 }
 
@@ -81,7 +85,7 @@ export class RunningGeneration implements Generation {
   }
 
   #submit(running: Running): void {
-    const { context, input, lease, timings } = this.#parts
+    const { context, input, lease, grammar, timings } = this.#parts
     const { plan, choice } = running
     const delivered = input.delivered[String(plan.sequence)] ?? []
     const complete = replayDelivered(choice, delivered, plan, input.request, context.eosTokens)
@@ -94,7 +98,7 @@ export class RunningGeneration implements Generation {
       ticket: input.ticket,
       adapterDigest: lease?.digest,
       eosTokens: context.eosTokens,
-      grammarId: undefined,
+      grammarId: grammar?.grammarId,
       deadline: timings.arrivedAt + context.limits.requestTimeoutMs,
       delivered,
     })
@@ -166,10 +170,10 @@ export class RunningGeneration implements Generation {
   #sequenceEnded(): void {
     this.#open--
     if (this.#open === 0) {
-      const { context, input, lease, timings } = this.#parts
+      const { context, input, release, timings } = this.#parts
       input.signal.removeEventListener('abort', this.abort)
       timings.endedAt = context.clock.steady()
-      lease?.release()
+      release()
       this.#queue.close()
     }
   }

@@ -57,10 +57,17 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
   const tokenizer = parseJson(await readText(directory, 'tokenizer.json'), 'tokenizer.json', tokenizerSchema)
   const configText = await readOptional(directory, 'tokenizer_config.json')
   const config = parseJson(configText ?? '{}', 'tokenizer_config.json', configSchema)
-  const templateFile = await readOptional(directory, 'chat_template.jinja')
+  const templateFile = (await readOptional(directory, 'chat_template.jinja')) ?? (await readJsonTemplate(directory))
   addDeclaredTokens(tokenizer, config)
   applyExplicitBos(tokenizer, config)
   return { tokenizer, config, chatTemplates: collectTemplates(templateFile, config) }
+}
+
+/** chat_template.json: `{"chat_template": "…"}`, as processors have it. */
+async function readJsonTemplate(directory: string): Promise<string | undefined> {
+  const name = 'chat_template.json'
+  const text = await readOptional(directory, name)
+  return text === undefined ? undefined : parseJson(text, name, z.object({ chat_template: z.string() })).chat_template
 }
 
 /** A chat_template.jinja file wins over the field, as in transformers. */

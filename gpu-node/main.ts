@@ -1,0 +1,111 @@
+/** A node's process: reads its settings, builds the parts, listens, joins the fleet, drains on SIGTERM. */
+
+import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { pino } from 'pino'
+import { buildNode } from './build-node.ts'
+import { localKeysFile, NODE_USAGE, type NodeConfig, readConfig } from './config.ts'
+import { drainNode } from './fleet/drain.ts'
+import { type Heartbeats, startHeartbeats } from './fleet/heartbeats.ts'
+import { createApp } from './http/app.ts'
+import { listen } from './http/listen.ts'
+import { createLoadDisplay } from './load-progress.ts'
+import { type LocalKeys, readLocalKeys } from './local-keys.ts'
+
+/** Without a fleet there is nobody to tell. */
+const NO_FLEET: Pick<Heartbeats, 'announceDrain' | 'leave'> = { announceDrain: async () => {}, leave: async () => {} }
+
+async function main(): Promise<void> {
+  const config = readConfig(process.argv.slice(2), process.env, availableParallelism())
+  if (config === 'help') {
+    console.log(NODE_USAGE)
+    return
+  }
+  await run(config)
+}
+
+async function run(config: NodeConfig): Promise<void> {
+  const log = pino({ level: config.logLevel, base: { node: config.nodeId } }, pino.destination(2))
+  const { ticketKeys, joinKeys } = await keysOf(config)
+  const server = await listen(config.host, config.port)
+  const stop = new AbortController()
+  const hurry = new AbortController()
+  const display = createLoadDisplay(process.stderr)
+  const node = await buildNode({
+    config,
+    ticketKeys,
+    version: packageVersion(),
+    clock: { wall: Date.now, steady: () => performance.timeOrigin + performance.now() },
+    log,
+    onProgress: display.show,
+    onDrain: () => stop.abort(),
+  }).finally(display.done)
+  const app = createApp(node.context)
+  server.serve((request) => app.fetch(request))
+
+  const heartbeats =
+    config.edgeUrl === undefined
+      ? undefined
+      : startHeartbeats({
+          edgeUrl: config.edgeUrl,
+          joinKeys,
+          describe: () => node.describe(server.url),
+          fetch,
+          now: Date.now,
+          log: (event, fields) => log.info(fields, event),
+        })
+  // Told on stdout for whoever supervises the process.
+  console.log(`node ready ${server.url} (${node.context.identity.baseModel}, ${config.dtype}, ${config.nodeId})`)
+
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => (stop.signal.aborted ? hurry.abort() : stop.abort()))
+  }
+  // The supervisor died.
+  process.once('disconnect', () => {
+    hurry.abort()
+    stop.abort()
+  })
+  const died = await Promise.race([node.engine.ended, aborted(stop.signal)])
+  if (died instanceof Error) {
+    log.fatal({ err: died }, 'the engine died')
+    await heartbeats?.leave()
+    process.exit(1)
+  }
+  const inFlight = (): number => node.engine.stats().running + node.engine.stats().waiting
+  const { finished } = await drainNode({
+    heartbeats: heartbeats ?? NO_FLEET,
+    inFlight,
+    stopAccepting: node.stopAccepting,
+    whenIdle: () => node.engine.drain(),
+    hurry: hurry.signal,
+  })
+  log.info({ finished }, 'drained')
+  await node.close()
+  await server.close(!finished)
+  process.exit(0)
+}
+
+async function keysOf({ ticketKeys, joinKeys, stateDir }: NodeConfig): Promise<LocalKeys> {
+  if (ticketKeys !== undefined && joinKeys !== undefined) {
+    return { ticketKeys, joinKeys }
+  }
+  const local = await readLocalKeys(localKeysFile(stateDir))
+  return { ticketKeys: ticketKeys ?? local.ticketKeys, joinKeys: joinKeys ?? local.joinKeys }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve())
+  })
+}
+
+function packageVersion(): string {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
+}
+
+main().catch((error: unknown) => {
+  // One line: what is wrong and with what.
+  console.error(error instanceof Error ? error.message : String(error))
+  process.exit(1)
+})

@@ -1,7 +1,11 @@
 /** Prints a grammar in xgrammar's EBNF (W3C notation, `#` comments, C escapes; TagDispatch for free text with triggers). */
 
-import type { CharSet } from './char-set.ts'
+import { ANY_CHAR, type CharSet, charSet, intersect, without } from './char-set.ts'
 import type { Expr } from './expr.ts'
+import { type ByteRange, utf8Ranges } from './utf8-ranges.ts'
+
+const ASCII = charSet([1, 0x7f])
+const BEYOND_ASCII = without(ANY_CHAR, ASCII)
 
 export function toEbnf(rules: ReadonlyMap<string, Expr>, root: Expr): string {
   const lines = [`root ::= ${print(root, false)}`]
@@ -16,7 +20,7 @@ function print(expr: Expr, nested: boolean): string {
     case 'text':
       return `"${[...expr.text].map(escapeInText).join('')}"`
     case 'chars':
-      return printSet(expr.set)
+      return printSet(expr.set, nested)
     case 'rule':
       return expr.name
     case 'sequence':
@@ -43,11 +47,40 @@ function printTimes(min: number, max: number | undefined): string {
   return min === 0 && max === 1 ? '?' : min === max ? `{${min}}` : `{${min},${max}}`
 }
 
-function printSet(set: CharSet): string {
+/**
+ * xgrammar (0.1.27) takes classes with characters beyond ASCII as classes of bytes, unless they are negated and name only
+ * ASCII, and a class of one character as that character. So: all of Unicode beyond ASCII is a negation, parts of it are the
+ * bytes of their UTF-8, and one byte is written twice.
+ */
+function printSet(set: CharSet, nested: boolean): string {
+  const ascii = intersect(set, ASCII)
+  const beyond = intersect(set, BEYOND_ASCII)
+  if (beyond.length === 0) {
+    return printClass('', ascii)
+  }
+  if (sum(beyond) === sum(BEYOND_ASCII)) {
+    return printClass('^\\u0000', without(ASCII, ascii))
+  }
+  const sequences = beyond.flatMap(([low, high]) =>
+    utf8Ranges(low, high).map((bytes) => bytes.map(printByte).join(' ')),
+  )
+  return parenthesise([...(ascii.length === 0 ? [] : [printClass('', ascii)]), ...sequences].join(' | '), nested)
+}
+
+function printClass(start: string, set: CharSet): string {
   const ranges = set.map(([low, high]) =>
     low === high ? escapeInSet(low) : `${escapeInSet(low)}-${escapeInSet(high)}`,
   )
-  return `[${ranges.join('')}]`
+  return `[${start}${ranges.join('')}]`
+}
+
+function printByte([low, high]: ByteRange): string {
+  const [from, to] = [low, high].map((byte) => `\\x${byte.toString(16).padStart(2, '0')}`)
+  return low === high ? `[${from}${to}]` : `[${from}-${to}]`
+}
+
+function sum(set: CharSet): number {
+  return set.reduce((total, [low, high]) => total + high - low + 1, 0)
 }
 
 function escapeInText(char: string): string {

@@ -8,15 +8,19 @@ import { anyObject } from './json-text.ts'
 import { regexToExpr } from './regex.ts'
 
 export type GrammarSpec =
+  | RuleSpec
+  /** xgrammar's EBNF; the rule `root` is the answer. */
+  | { kind: 'ebnf'; grammar: string }
+
+/** Kinds that become rules here. */
+type RuleSpec =
   /** `strict` (default true): see `SchemaOptions`. */
   | { kind: 'json_schema'; schema: unknown; strict?: boolean }
   /** Any JSON object. */
   | { kind: 'json_object' }
   /** The whole answer matches. */
   | { kind: 'regex'; pattern: string }
-  /** xgrammar's EBNF; the rule `root` is the answer. */
-  | { kind: 'ebnf'; grammar: string }
-  /** Rules that another part of the node made (tool calls). `schemas` are put in the place of rules of their names. */
+  /** Rules that another part of the node made (tool calls), which may name those of `schemas`. */
   | { kind: 'rules'; rules: readonly (readonly [string, Expr])[]; root: Expr; schemas: readonly SchemaRule[] }
 
 export interface SchemaRule {
@@ -46,7 +50,7 @@ export function readGrammar(spec: GrammarSpec): ReadGrammar {
   return read
 }
 
-function readRules(spec: Exclude<GrammarSpec, { kind: 'ebnf' }>): ReadGrammar {
+function readRules(spec: RuleSpec): ReadGrammar {
   const book = new RuleBook()
   const notEnforced: string[] = []
   const root = rootOf(spec, book, notEnforced)
@@ -61,7 +65,7 @@ function readRules(spec: Exclude<GrammarSpec, { kind: 'ebnf' }>): ReadGrammar {
   return { ebnf: toEbnf(pruned.rules, pruned.root), notEnforced }
 }
 
-function rootOf(spec: Exclude<GrammarSpec, { kind: 'ebnf' }>, book: RuleBook, notEnforced: string[]): Expr {
+function rootOf(spec: RuleSpec, book: RuleBook, notEnforced: string[]): Expr {
   switch (spec.kind) {
     case 'json_object':
       return anyObject(book)

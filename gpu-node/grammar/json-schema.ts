@@ -15,7 +15,7 @@ import {
   arrayOf,
   booleanRule,
   bracketed,
-  comma,
+  COMMA,
   integerRule,
   literal,
   numberRule,
@@ -193,7 +193,7 @@ class SchemaCompiler {
       this.#cannotEnforce(`${path}/${beside}`, `'${beside}' beside 'enum' or 'const'; leave out the values it excludes`)
     }
     const allowed = wanted.filter((value) => types === undefined || types.some((type) => isOfType(value, type)))
-    return choice(...allowed.map((value) => literal(this.#book, value)))
+    return choice(...allowed.map((value) => literal(value)))
   }
 
   #typed(schema: SchemaObject, type: JsonType, path: string): Expr {
@@ -245,13 +245,9 @@ class SchemaCompiler {
     const wantsRest = min > first.length || (schema.items !== undefined && !Array.isArray(schema.items))
     const restMax = max === undefined ? undefined : max - first.length
     const restExpr = wantsRest && rest !== false ? this.compile(rest, `${path}/items`) : NOTHING
-    const more = repeat(sequence(comma(book), restExpr), Math.max(0, min - first.length), restMax)
-    const listed = sequence(
-      head,
-      ...others.map((item) => sequence(comma(book), item)),
-      isNothing(more) ? NOTHING : more,
-    )
-    return bracketed(book, '[', ']', listed, false)
+    const more = repeat(sequence(COMMA, restExpr), Math.max(0, min - first.length), restMax)
+    const listed = sequence(head, ...others.map((item) => sequence(COMMA, item)), isNothing(more) ? NOTHING : more)
+    return bracketed('[', ']', listed, false)
   }
 
   #cannotEnforce(where: string, what: string): void {

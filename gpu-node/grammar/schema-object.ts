@@ -13,7 +13,7 @@ import {
   text,
 } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
-import { anyString, anyValue, bracketed, comma, objectOf, pair, stringExcept, stringOf } from './json-text.ts'
+import { anyString, anyValue, bracketed, COMMA, objectOf, pair, stringExcept, stringOf } from './json-text.ts'
 import { regexToExpr } from './regex.ts'
 import type { SchemaObject } from './schema-keywords.ts'
 import { isObject } from './schema-merge.ts'
@@ -40,10 +40,10 @@ export function objectExpr(book: RuleBook, schema: SchemaObject, path: string, s
     throw grammarInvalid(`${path}: minProperties and maxProperties beside 'properties' are not supported`)
   }
   const members = named.map(([name, value]) => {
-    const member = pair(book, text(JSON.stringify(name)), sub(value, `${path}/properties/${name}`))
+    const member = pair(text(JSON.stringify(name)), sub(value, `${path}/properties/${name}`))
     return { member: book.share('p', member), required: required.has(name) }
   })
-  return bracketed(book, '{', '}', memberList(book, members, extra), required.size === 0)
+  return bracketed('{', '}', memberList(book, members, extra), required.size === 0)
 }
 
 interface Member {
@@ -53,10 +53,10 @@ interface Member {
 
 /** One member or more. `tails[i]` is what may follow once something stands before member i. */
 function memberList(book: RuleBook, members: readonly Member[], extra: Expr): Expr {
-  const moreExtra = repeat(sequence(comma(book), extra), 0)
+  const moreExtra = repeat(sequence(COMMA, extra), 0)
   const tails: Expr[] = [moreExtra]
   for (const { member, required } of members.toReversed()) {
-    const next = sequence(comma(book), member)
+    const next = sequence(COMMA, member)
     const tail = sequence(required ? next : optional(next), tails[0] ?? EMPTY)
     tails.unshift(book.share('tail', tail))
   }
@@ -89,7 +89,7 @@ function freeObject(
       throw grammarInvalid(`${path}: patternProperties is supported with additionalProperties: false only`)
     }
     const [pattern, value] = patterns
-    const member = pair(book, stringOf(regexToExpr(pattern)), sub(value, `${path}/patternProperties`))
+    const member = pair(stringOf(regexToExpr(pattern)), sub(value, `${path}/patternProperties`))
     return objectOf(book, member, min, max)
   }
   if (additional === false) {
@@ -97,7 +97,7 @@ function freeObject(
   }
   const key = schema.propertyNames === undefined ? anyString(book) : keyExpr(schema.propertyNames, path, sub)
   const value = additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`)
-  return objectOf(book, pair(book, key, value), min, max)
+  return objectOf(book, pair(key, value), min, max)
 }
 
 function keyExpr(names: unknown, path: string, sub: SubSchema): Expr {
@@ -119,7 +119,7 @@ function extraMember(
   }
   const value = additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`)
   const names = named.map(([name]) => name)
-  return book.share('extra', pair(book, stringExcept(book, names), value))
+  return book.share('extra', pair(stringExcept(book, names), value))
 }
 
 /** Required names that `properties` lacks fall under `additionalProperties`. */

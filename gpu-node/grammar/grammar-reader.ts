@@ -1,0 +1,115 @@
+/** The reading thread from outside: one spec at a time, each within a time limit, replaced when a spec has broken it. */
+
+import type { Worker } from 'node:worker_threads'
+import { RingletError } from '../../shared/errors.ts'
+import { startWorkerThread } from '../worker-thread.ts'
+import { grammarInvalid } from './grammar-error.ts'
+import type { ReaderData, ReadReply, ReadRequest } from './grammar-messages.ts'
+import type { GrammarSpec, ReadGrammar } from './grammar-spec.ts'
+
+export interface ReaderLimits {
+  readMs: number
+  maxHeapBytes: number
+}
+
+type Result = ReadGrammar | RingletError
+
+export class GrammarReader {
+  readonly #limits: ReaderLimits
+  #thread: { worker: Worker; started: Promise<void> } | undefined
+  /** Ends the spec in hand. */
+  #finish: ((result: Result) => void) | undefined
+  #queue: Promise<unknown> = Promise.resolve()
+  #serial = 0
+  #closed = false
+
+  constructor(limits: ReaderLimits) {
+    this.#limits = limits
+  }
+
+  read(spec: GrammarSpec): Promise<ReadGrammar> {
+    const result = this.#queue.then(() => this.#read(spec))
+    this.#queue = result.catch(() => undefined)
+    return result
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#finish?.(closed())
+    await this.#drop()
+  }
+
+  async #read(spec: GrammarSpec): Promise<ReadGrammar> {
+    const { worker, started } = this.#start()
+    await started
+    this.#serial += 1
+    const request: ReadRequest = { id: this.#serial, spec }
+    let timer: NodeJS.Timeout | undefined
+    const result = await new Promise<Result>((finish) => {
+      this.#finish = finish
+      if (this.#closed) {
+        finish(closed())
+        return
+      }
+      timer = setTimeout(() => {
+        void this.#drop()
+        finish(grammarInvalid(`the grammar took longer than ${this.#limits.readMs} ms to read`))
+      }, this.#limits.readMs)
+      worker.postMessage(request)
+    })
+    clearTimeout(timer)
+    this.#finish = undefined
+    if (result instanceof RingletError) {
+      throw result
+    }
+    return result
+  }
+
+  #start(): { worker: Worker; started: Promise<void> } {
+    if (this.#thread !== undefined) {
+      return this.#thread
+    }
+    const workerData: ReaderData = { maxHeapBytes: this.#limits.maxHeapBytes }
+    const worker = startWorkerThread(new URL('./reader-thread.ts', import.meta.url), { workerData })
+    worker.unref()
+    const started = new Promise<void>((resolve, reject) => {
+      worker.on('message', (reply: ReadReply) => (reply.kind === 'started' ? resolve() : this.#onReply(worker, reply)))
+      const onLost = (cause?: unknown): void => {
+        reject(new RingletError('internal', 'the grammar reader did not start', { cause }))
+        this.#onLost(worker)
+      }
+      worker.on('error', onLost)
+      worker.on('exit', onLost)
+    })
+    this.#thread = { worker, started }
+    return this.#thread
+  }
+
+  #onReply(worker: Worker, reply: Exclude<ReadReply, { kind: 'started' }>): void {
+    if (worker !== this.#thread?.worker || reply.id !== this.#serial) {
+      return
+    }
+    if (reply.kind === 'aborted') {
+      void this.#drop()
+    }
+    this.#finish?.(reply.kind === 'read' ? reply.grammar : grammarInvalid(reply.message))
+  }
+
+  /** The thread ended by itself: out of memory or stack, which the spec in hand has caused. */
+  #onLost(worker: Worker): void {
+    if (worker === this.#thread?.worker) {
+      this.#thread = undefined
+      this.#finish?.(grammarInvalid('the grammar is too large or nested too deeply'))
+    }
+  }
+
+  async #drop(): Promise<void> {
+    const worker = this.#thread?.worker
+    this.#thread = undefined
+    await worker?.terminate()
+  }
+}
+
+function closed(): RingletError {
+  return new RingletError('node_draining', 'the node is shutting down')
+}

@@ -1,0 +1,118 @@
+/** What happens in one caller's grammar must not reach another's sequence. */
+
+import { afterEach, describe, expect, test } from 'vitest'
+import { allowedTokens, createHarness, EOS, type Harness, seededRandom } from './grammar-harness.ts'
+
+/** Compiles for a second or more: a thousand states, each weighed against the whole vocabulary. */
+const SLOW = {
+  kind: 'regex',
+  pattern: '([a-z ]{1,120}[A-Z ]{1,120}){1,8}x{1,9}([0-9a-f ]{100,128}|[^a-f]{90,127}){9}',
+} as const
+
+let harness: Harness
+
+afterEach(() => harness.close())
+
+describe('while a grammar compiles', () => {
+  test('the masks of a running sequence do not wait for it', async () => {
+    harness = await createHarness({ compileMs: 60_000 })
+    const lease = await harness.service.acquire({ kind: 'regex', pattern: '[a-z ]+' })
+    harness.masks.begin('running', lease.grammarId, new Int32Array(0))
+    await harness.nextMask('running')
+
+    const startedAt = performance.now()
+    let compiled: number | undefined
+    const slow = harness.service.acquire(SLOW).then((slowLease) => {
+      compiled = performance.now() - startedAt
+      slowLease.release()
+      return slowLease
+    })
+    const random = seededRandom(1)
+    let served = 0
+    while (compiled === undefined) {
+      const mask = await harness.nextMask('running')
+      const allowed = allowedTokens(mask ?? new Int32Array(0)).filter((id) => id !== EOS)
+      harness.masks.accept('running', allowed[Math.floor(random() * allowed.length)] ?? EOS)
+      served += 1
+    }
+    const { compileMs } = await slow
+    expect(compileMs).toBeGreaterThan(100)
+    // Far more than one mask came while the other thread was compiling: none of them had to wait for its end.
+    expect(served).toBeGreaterThan(compileMs / 20)
+    harness.masks.end('running')
+    lease.release()
+  })
+
+  test('one that takes too long is refused, and its thread replaced', async () => {
+    harness = await createHarness({ compileMs: 800 })
+    const lease = await harness.service.acquire({ kind: 'regex', pattern: 'a[0-9]b' })
+    harness.masks.begin('running', lease.grammarId, new Int32Array(0))
+    const error = await harness.service.acquire(SLOW).catch((e: unknown) => e)
+    expect(error).toMatchObject({
+      code: 'grammar_invalid',
+      message: expect.stringMatching(/longer than 800 ms to compile/),
+    })
+    for (const text of ['a', '5', 'b']) {
+      const [token] = harness.tokenizer.encode(text, false)
+      const mask = await harness.nextMask('running')
+      expect(allowedTokens(mask ?? new Int32Array(0))).toContain(token)
+      harness.masks.accept('running', token ?? EOS)
+    }
+    expect(await harness.nextMask('running')).toBeUndefined()
+    harness.masks.end('running')
+    lease.release()
+  })
+
+  test('many ask for the same grammar and it is compiled once', async () => {
+    harness = await createHarness()
+    const leases = await Promise.all(Array.from({ length: 12 }, () => harness.service.acquire({ kind: 'json_object' })))
+    expect(new Set(leases.map((lease) => lease.grammarId)).size).toBe(1)
+    expect(harness.service.stats()).toMatchObject({ compiles: 1, leases: 12, grammars: 1 })
+    for (const lease of leases) {
+      lease.release()
+      lease.release()
+    }
+    expect(harness.service.stats().leases).toBe(0)
+  })
+
+  test('more grammars than threads wait for a sequence to end, and no longer than allowed', async () => {
+    harness = await createHarness({ maxMatchers: 2, maxWaitMs: 200 })
+    const first = await harness.service.acquire({ kind: 'regex', pattern: 'one' })
+    const second = await harness.service.acquire({ kind: 'regex', pattern: 'two' })
+    const refused = await harness.service.acquire({ kind: 'regex', pattern: 'three' }).catch((e: unknown) => e)
+    expect(refused).toMatchObject({ code: 'queue_full' })
+    const waiting = harness.service.acquire({ kind: 'regex', pattern: 'three' })
+    first.release()
+    const third = await waiting
+    expect(harness.service.stats()).toMatchObject({ matchers: 2, leases: 2 })
+    second.release()
+    third.release()
+  })
+})
+
+describe('a grammar thread that dies', () => {
+  test('fails its sequences, and the next request gets a new one', async () => {
+    harness = await createHarness()
+    const lease = await harness.service.acquire({ kind: 'json_object' })
+    harness.masks.begin('doomed', lease.grammarId, new Int32Array(0))
+    await harness.nextMask('doomed')
+    // A token id that no vocabulary has aborts xgrammar.
+    harness.masks.accept('doomed', 1_000_000)
+    await expect(harness.nextMask('doomed')).rejects.toThrow(/has ended|does not fit/)
+    harness.masks.end('doomed')
+    lease.release()
+    expect(await harness.sample({ kind: 'regex', pattern: 'still here' }, seededRandom(1))).toBe('still here')
+  })
+
+  test('a sequence that begins after its thread is gone fails too', async () => {
+    harness = await createHarness()
+    harness.masks.begin('late', '99:1', new Int32Array(0))
+    expect(harness.masks.mask('late')).toEqual({ kind: 'pending' })
+    harness.masks.end('late')
+    const lease = await harness.service.acquire({ kind: 'regex', pattern: 'x' })
+    harness.masks.begin('unknown', `${lease.grammarId}9`, new Int32Array(0))
+    await expect(harness.nextMask('unknown')).rejects.toThrow(/has ended/)
+    harness.masks.end('unknown')
+    lease.release()
+  })
+})

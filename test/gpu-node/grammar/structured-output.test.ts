@@ -1,0 +1,159 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { GrammarSpec } from '../../../gpu-node/grammar/grammar-spec.ts'
+import { RingletError } from '../../../shared/errors.ts'
+import { createHarness, EOS, type Harness, seededRandom } from './grammar-harness.ts'
+import { validates } from './schema-check.ts'
+
+let harness: Harness
+
+beforeAll(async () => {
+  harness = await createHarness({ compileMs: 20_000 })
+})
+afterAll(() => harness.close())
+
+const SCHEMAS: Record<string, unknown> = {
+  order: {
+    type: 'object',
+    properties: {
+      intent: { enum: ['buy', 'return', 'ask'] },
+      customer: { type: 'string', maxLength: 12 },
+      quantity: { type: 'integer', minimum: 1, maximum: 120 },
+      price: { type: 'number', minimum: 0.5, exclusiveMaximum: 99.25 },
+      gift: { type: 'boolean' },
+    },
+    required: ['intent', 'quantity', 'price'],
+    additionalProperties: false,
+  },
+  tree: {
+    type: 'object',
+    properties: { name: { type: 'string' }, children: { type: 'array', items: { $ref: '#' }, maxItems: 2 } },
+    required: ['name'],
+  },
+  tuple: { type: 'array', prefixItems: [{ type: 'integer' }, { type: 'boolean' }, { const: { a: [1, null] } }] },
+  anything: true,
+  extra: {
+    type: 'object',
+    properties: { ab: { type: 'integer' }, ac: { type: 'null' }, 'q"\\\n': { type: 'boolean' } },
+    required: ['q"\\\n'],
+    additionalProperties: { type: 'boolean' },
+  },
+  formats: {
+    type: 'object',
+    properties: {
+      date: { type: 'string', format: 'date' },
+      when: { type: 'string', format: 'date-time' },
+      mail: { type: 'string', format: 'email' },
+      code: { type: 'string', pattern: '^[A-Z]{2}-"\\d{1,3}\\\\[^a-z]$' },
+    },
+    required: ['date', 'when', 'mail', 'code'],
+  },
+  merged: {
+    allOf: [{ $ref: '#/$defs/named' }, { properties: { size: { type: 'integer', maximum: 9 } }, required: ['size'] }],
+    $defs: { named: { type: 'object', properties: { name: { type: 'string', minLength: 2 } }, required: ['name'] } },
+  },
+  union: {
+    oneOf: [
+      { type: 'object', properties: { kind: { const: 'a' }, x: { type: 'integer' } }, required: ['kind', 'x'] },
+      { type: 'object', properties: { kind: { const: 'b' }, y: { type: 'string' } }, required: ['kind', 'y'] },
+    ],
+  },
+  numbers: {
+    type: 'array',
+    items: {
+      anyOf: [
+        { type: 'number', exclusiveMinimum: -1.05, maximum: -0.25 },
+        { type: 'integer', minimum: -17, exclusiveMaximum: 203 },
+        { type: 'number', multipleOf: 0.01 },
+        { type: 'number', exclusiveMinimum: 0 },
+      ],
+    },
+    minItems: 4,
+    maxItems: 6,
+  },
+}
+
+describe('a model that knows nothing', () => {
+  test.each(Object.keys(SCHEMAS))('writes JSON valid under the schema "%s"', async (name) => {
+    const schema = SCHEMAS[name]
+    let ended = 0
+    for (let seed = 0; seed < 25; seed++) {
+      const text = await harness.sample({ kind: 'json_schema', schema }, seededRandom(seed), { maxTokens: 1500 })
+      if (text !== undefined) {
+        ended += 1
+        expect(validates(schema, JSON.parse(text), schema), text).toEqual([])
+      }
+    }
+    expect(ended).toBeGreaterThanOrEqual(20)
+  })
+
+  test('writes JSON objects, matches of a regular expression, and sentences of a grammar', async () => {
+    for (let seed = 0; seed < 10; seed++) {
+      const object = await harness.sample({ kind: 'json_object' }, seededRandom(seed))
+      if (object !== undefined) {
+        expect(JSON.parse(object)).toBeTypeOf('object')
+      }
+      const pattern = '(yes|no)(, [a-zé]{3,8}){1,2}\\.'
+      const match = await harness.sample({ kind: 'regex', pattern }, seededRandom(seed))
+      expect(match).toMatch(new RegExp(`^${pattern}$`))
+      const grammar = 'root ::= "(" root ")" | "x"'
+      const sentence = await harness.sample({ kind: 'ebnf', grammar }, seededRandom(seed))
+      expect(sentence).toMatch(/^\(*x\)*$/)
+      expect(sentence?.split('(').length).toBe(sentence?.split(')').length)
+    }
+  })
+})
+
+describe('a wrong grammar is its caller’s alone', () => {
+  const wrong: [string, GrammarSpec, RegExp][] = [
+    ['an unknown type', { kind: 'json_schema', schema: { type: 'nonsense' } }, /#: type 'nonsense' is unknown/],
+    [
+      'a keyword that cannot be enforced',
+      { kind: 'json_schema', schema: { not: {} } },
+      /#\/not: 'not' cannot be enforced/,
+    ],
+    ['a misspelt keyword', { kind: 'json_schema', schema: { type: 'string', maxLenght: 3 } }, /'maxLenght' cannot/],
+    ['a reference to nothing', { kind: 'json_schema', schema: { $ref: '#/$defs/x' } }, /points to nothing/],
+    ['a reference elsewhere', { kind: 'json_schema', schema: { $ref: 'https://example.com/s' } }, /nothing is fetched/],
+    [
+      'a schema without a value',
+      { kind: 'json_schema', schema: { type: 'integer', minimum: 3, maximum: 1 } },
+      /no text/,
+    ],
+    [
+      'a schema without an end',
+      { kind: 'json_schema', schema: { properties: { n: { $ref: '#' } }, required: ['n'] } },
+      /no text/,
+    ],
+    ['lookahead', { kind: 'regex', pattern: 'a(?=b)' }, /lookahead is not supported/],
+    ['an open group', { kind: 'regex', pattern: '(' }, /not closed/],
+    ['an unknown rule', { kind: 'ebnf', grammar: 'root ::= "a" b' }, /Rule "b" is not defined/],
+    ['no grammar at all', { kind: 'ebnf', grammar: 'root := x' }, /EBNF lexer error/],
+  ]
+  test.each(wrong)('%s', async (_, spec, message) => {
+    const error = await harness.service.acquire(spec).catch((e: unknown) => e)
+    expect(error).toBeInstanceOf(RingletError)
+    expect(error).toMatchObject({ code: 'grammar_invalid', message: expect.stringMatching(message) })
+    expect(await harness.sample({ kind: 'regex', pattern: 'ok' }, seededRandom(1))).toBe('ok')
+  })
+
+  test('without strict, what cannot be enforced is named and left to the model', async () => {
+    const schema = { type: 'array', items: { type: 'integer' }, uniqueItems: true }
+    const lease = await harness.service.acquire({ kind: 'json_schema', schema, strict: false })
+    expect(lease.notEnforced).toEqual(['#/uniqueItems'])
+    lease.release()
+  })
+})
+
+test('a sequence continues after tokens that were delivered before', async () => {
+  const lease = await harness.service.acquire({ kind: 'regex', pattern: 'abc[0-9]' })
+  const replay = Int32Array.from(harness.tokenizer.encode('abc', false))
+  harness.masks.begin('continued', lease.grammarId, replay)
+  const mask = await harness.nextMask('continued')
+  const digit = harness.tokenizer.encode('7', false)[0] ?? -1
+  expect(((mask?.[digit >> 5] ?? 0) >>> (digit & 31)) & 1).toBe(1)
+  expect(((mask?.[EOS >> 5] ?? 0) >>> (EOS & 31)) & 1).toBe(0)
+  harness.masks.accept('continued', digit)
+  expect(await harness.nextMask('continued')).toBeUndefined()
+  harness.masks.end('continued')
+  lease.release()
+})

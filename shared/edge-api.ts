@@ -137,6 +137,11 @@ export interface IssuedToken extends TokenView {
   token: string
 }
 
+/** A new tenant comes with its first token. */
+export interface CreatedTenant extends TenantView {
+  token: IssuedToken
+}
+
 export interface AliasView {
   alias: string
   source: (typeof ADAPTER_SOURCES)[number]

@@ -1,6 +1,7 @@
 /** Tenants and their tokens in D1. Alone knows their tables. */
 
 import {
+  type CreatedTenant,
   type CreateTenant,
   createTenantSchema,
   type IssuedToken,
@@ -80,7 +81,7 @@ export function createTenantStore(db: D1Database, now: () => number) {
     }
   }
 
-  async function create(input: CreateTenant): Promise<{ tenant: TenantView; token: IssuedToken }> {
+  async function create(input: CreateTenant): Promise<CreatedTenant> {
     const { name, scopes, limits } = createTenantSchema.parse(input)
     const row: TenantRow = {
       id: `t_${crypto.randomUUID().replaceAll('-', '')}`,
@@ -102,7 +103,7 @@ export function createTenantStore(db: D1Database, now: () => number) {
       }
       throw error
     }
-    return { tenant: toTenant(row), token: issued }
+    return { ...toTenant(row), token: issued }
   }
 
   async function list(after: string): Promise<Page<TenantView>> {

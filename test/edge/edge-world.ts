@@ -1,7 +1,7 @@
 /** The real Worker in workerd, with its own database and objects, and stub nodes behind it. */
 
 import { type RunningEdge, startEdge } from '../../edge/dev.ts'
-import type { CreateTenant, IssuedToken, TenantView } from '../../shared/edge-api.ts'
+import type { CreatedTenant, CreateTenant, IssuedToken, TenantView } from '../../shared/edge-api.ts'
 import { HEARTBEAT_PATH, HEARTBEAT_SIGNATURE_HEADER, type ResidentAdapter } from '../../shared/fleet.ts'
 import { signHeartbeat } from '../../shared/heartbeat-signature.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
@@ -64,15 +64,12 @@ export async function startEdgeWorld(options: WorldOptions = {}): Promise<EdgeWo
       return { status: response.status, body: (text === '' ? undefined : JSON.parse(text)) as T }
     },
     async createTenant(input) {
-      const { status, body } = await world.admin<{ tenant: TenantView; token: IssuedToken }>(
-        'POST',
-        '/admin/tenants',
-        input,
-      )
+      const { status, body } = await world.admin<CreatedTenant>('POST', '/admin/tenants', input)
       if (status !== 201) {
         throw new Error(`tenant ${input.name}: ${JSON.stringify(body)}`)
       }
-      return body
+      const { token, ...tenant } = body
+      return { tenant, token }
     },
     post: (path, token, body, headers) => send('POST', path, token, body, headers),
     get: (path, token) => send('GET', path, token),

@@ -1,0 +1,43 @@
+/** `ringlet usage`: who used how much of which adapter, by day. */
+
+import type { UsageRow } from '../../shared/edge-api.ts'
+import { adminCommand } from './edge-access.ts'
+import { printTable } from './print-table.ts'
+
+export const usageCommand = adminCommand({
+  name: 'usage',
+  description: 'Tokens by tenant, adapter and day',
+  args: {
+    tenant: { type: 'string', description: 'one tenant only' },
+    from: { type: 'string', description: 'first day, YYYY-MM-DD in UTC (default: this month)' },
+    to: { type: 'string', description: 'last day' },
+    csv: { type: 'boolean', description: 'print CSV' },
+  },
+  async run(args, admin) {
+    const query = new URLSearchParams({ format: args.csv ? 'csv' : 'json' })
+    for (const name of ['tenant', 'from', 'to'] as const) {
+      const value = args[name]
+      if (value !== undefined) {
+        query.set(name, value)
+      }
+    }
+    if (args.csv) {
+      process.stdout.write(await admin.call<string>('GET', `/usage?${query}`))
+      return
+    }
+    const { items } = await admin.call<{ items: UsageRow[] }>('GET', `/usage?${query}`)
+    if (args.json) {
+      console.log(JSON.stringify(items, null, 2))
+      return
+    }
+    const rows = items.map((row) => [
+      row.day,
+      row.tenant,
+      row.adapter,
+      row.requests,
+      row.promptTokens,
+      row.generatedTokens,
+    ])
+    printTable(['DAY', 'TENANT', 'ADAPTER', 'REQUESTS', 'PROMPT', 'GENERATED'], rows)
+  },
+})

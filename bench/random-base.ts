@@ -61,8 +61,7 @@ export function randomBase(shape: Shape): WeightSource {
 /** Adapts every linear but the head. */
 export function randomAdapter(decoder: DecoderSpec, rank: number, seed: number): LoraAdapter {
   const next = randomFloats(seed)
-  const floats = (length: number, scale: number): Float32Array =>
-    Float32Array.from({ length }, () => scale * next())
+  const floats = (length: number, scale: number): Float32Array => Float32Array.from({ length }, () => scale * next())
   const linears = decoder.layers.flatMap(({ attention, mlp }) => {
     if (attention.qkv.kind !== 'apart' || mlp.kind !== 'gated') {
       throw new TypeError('the bench has Llama shapes only')

@@ -126,6 +126,11 @@ export class OrtRunner implements ModelRunner {
     this.#prefillIo = this.#createIo(1, 1)
   }
 
+  /** What a step reads of the base, in the layout of the checkpoint's format; the kernels' own layout is as large. */
+  get weightBytes(): number {
+    return this.#parts.weights.bytes
+  }
+
   /** Makes the sessions that steps mostly need, so that no sequence waits for them; rarer forms come when first used. */
   warmUp(): void {
     const base = { weights: this.#dtype, ...BASE_FORM }

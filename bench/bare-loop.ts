@@ -1,0 +1,55 @@
+// The runner's decode graph without the runner: everything bound once, then nothing but RunWithBinding.
+
+import { buildDecoderGraph } from '../gpu-node/model/graph/decoder-graph.ts'
+import type { WeightFormat } from '../gpu-node/model/graph/graph-form.ts'
+import { planWeights } from '../gpu-node/model/graph/weight-plan.ts'
+import { KvCache } from '../gpu-node/model/runner/kv-cache.ts'
+import { StepIo } from '../gpu-node/model/runner/step-io.ts'
+import { loadWeights, type WeightSource } from '../gpu-node/model/runner/weight-store.ts'
+import { OrtBinding } from '../gpu-node/ort/binding.ts'
+import { OrtEnvironment } from '../gpu-node/ort/environment.ts'
+import { OrtSession } from '../gpu-node/ort/session.ts'
+
+export interface BareLoopOptions {
+  source: WeightSource
+  dtype: WeightFormat
+  threads: number
+  maxRows: number
+  maxPositions: number
+  /** Filled positions of every row. */
+  position: number
+}
+
+/** By batch size: one decode step of base rows. */
+export async function createBareLoop(options: BareLoopOptions): Promise<(rows: number) => void> {
+  const { source, dtype, maxRows, maxPositions, position } = options
+  const { decoder } = source
+  const environment = new OrtEnvironment(options.threads)
+  const plan = planWeights(decoder)
+  const { initializers } = await loadWeights(environment, source, plan, dtype)
+  const form = { weights: dtype, lora: 'none', extras: false, head: false } as const
+  const session = new OrtSession(environment, { model: buildDecoderGraph(decoder, plan, form), initializers })
+  const kv = new KvCache(environment, decoder, maxRows, maxPositions)
+  const { hiddenSize, vocabSize } = decoder
+  const io = new StepIo(environment, {
+    hiddenSize,
+    vocabSize,
+    tokens: maxRows,
+    logits: maxRows,
+    usesPositionIds: false,
+  })
+  io.embeddings.fill(0.1)
+  io.lastPositions.fill(position)
+  io.setTotalPositions(position + 1)
+  const bindings = new Map<number, OrtBinding>()
+  return (rows) => {
+    let binding = bindings.get(rows)
+    if (binding === undefined) {
+      binding = new OrtBinding(environment, session)
+      io.bind(binding, { first: 0, rows, tokens: 1, hidden: rows, logits: rows })
+      kv.bind(binding, 0, rows)
+      bindings.set(rows, binding)
+    }
+    binding.run()
+  }
+}

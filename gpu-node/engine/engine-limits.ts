@@ -15,10 +15,7 @@ export interface EngineLimits {
   prefixCacheBytes: number
   /** Prefixes are kept in multiples of this many tokens. */
   prefixBlock: number
-  /**
-   * A prompt is passed over by shorter ones, and a sequence whose adapter finds no slot by others, for at most this long;
-   * then the prompt goes on, and a slot is kept for the adapter.
-   */
+  /** A sequence whose adapter finds no slot is passed over by others for at most this long; then a slot is kept for it. */
   maxPassedOverMs: number
   /** A tenant below its share of rows waits at most this long before another gives one up. */
   preemptAfterMs: number

@@ -208,7 +208,7 @@ export class Engine {
       return { kind: 'unserviceable', error: admitted.error }
     }
     const prefilling = this.#table.rows.prefilling()
-    const plan = this.#plan(prefilling, admitted.loaded, now)
+    const plan = this.#plan(prefilling, admitted.loaded)
     if (!plan.decode && plan.prefill === undefined) {
       return drew || admitted.loaded ? { kind: 'ran' } : { kind: 'deferred' }
     }
@@ -216,15 +216,14 @@ export class Engine {
     return this.#run(plan, prefilling)
   }
 
-  #plan(prefilling: readonly Sequence[], loadedAdapter: boolean, now: number): StepPlan {
+  #plan(prefilling: readonly Sequence[], loadedAdapter: boolean): StepPlan {
     const prefills = prefilling.map((sequence) => ({
       remaining: sequence.remainingPrefill,
-      tenantCounter: this.#table.queue.counterOf(sequence.tenantId),
-      servedAt: sequence.servedAt,
+      startedAt: sequence.admittedAt,
       maxTokens: wantsPromptLogprobs(sequence) ? MAX_LOGPROB_CHUNK : Number.POSITIVE_INFINITY,
     }))
     const decoding = this.#table.rows.running().filter((sequence) => sequence.heldLogits === undefined).length
-    return planStep({ decoding, prefills, loadedAdapter, now }, this.#limits, this.#costs)
+    return planStep({ decoding, prefills, loadedAdapter }, this.#limits, this.#costs)
   }
 
   #run(plan: StepPlan, prefilling: readonly Sequence[]): StepOutcome {

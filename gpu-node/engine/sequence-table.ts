@@ -82,7 +82,7 @@ export class SequenceTable {
     this.queue.admit(sequence)
     sequence.status = 'prefilling'
     sequence.prefillEnd = sequence.length
-    sequence.servedAt = this.#now()
+    sequence.admittedAt = this.#now()
     sequence.filled = this.#restorePrefix(sequence, kvRow)
     this.prefixHitTokens += sequence.filled
     this.queue.charge(sequence.tenantId, (sequence.prefillEnd - sequence.filled) * PREFILL_TOKEN_COST)
@@ -178,7 +178,7 @@ export class SequenceTable {
   }
 
   #start(sequence: Sequence): void {
-    sequence.startedAt = sequence.servedAt
+    sequence.startedAt = sequence.admittedAt
     if (sequence.work.kind === 'generate') {
       const { grammarId, deliveredTokens } = sequence.work.request
       if (grammarId !== undefined) {

@@ -65,8 +65,8 @@ export class Sequence {
   heldLogits: Float32Array | undefined
   /** When it first got a KV row. */
   startedAt: number | undefined
-  /** When it last got one, or its last chunk ran; for the order of prefills. */
-  servedAt = 0
+  /** When it last got one. */
+  admittedAt = 0
   /** Since when it is passed over because its adapter finds no slot. */
   withoutSlotSince: number | undefined
   /** Runs of this sequence alone that the runner failed in a row. */

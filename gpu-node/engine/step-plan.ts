@@ -8,10 +8,8 @@
 export interface PrefillView {
   /** Tokens still to run. */
   remaining: number
-  /** Charged work of its tenant; less goes first. */
-  tenantCounter: number
-  /** When its last chunk ran, or when it got its row; ms. */
-  servedAt: number
+  /** When it got its row; ms. */
+  startedAt: number
   /** It may take no more tokens than this in one run (log-probabilities of prompts need a row of logits a token). */
   maxTokens: number
 }
@@ -22,7 +20,6 @@ export interface StepSituation {
   prefills: readonly PrefillView[]
   /** This step has already copied an adapter into a slot. */
   loadedAdapter: boolean
-  now: number
 }
 
 export interface StepPlan {
@@ -37,8 +34,6 @@ export interface ChunkLimits {
   smallestChunk: number
   /** A chunk may take this many times the decode's time. */
   stallRatio: number
-  /** A prefill that was passed over for this long goes next; ms. */
-  maxPassedOverMs: number
 }
 
 /** Measured: smoothed, ms. `undefined` until there is a measurement. */
@@ -53,22 +48,27 @@ export function planStep(situation: StepSituation, limits: ChunkLimits, costs: S
   if (situation.prefills.length === 0 || (decode && situation.loadedAdapter)) {
     return { decode, prefill: undefined }
   }
-  const index = nextPrefill(situation, limits.maxPassedOverMs)
+  const index = nextPrefill(situation.prefills, costs.prefillMsPerToken ?? 1)
   const chosen = situation.prefills[index] as PrefillView
   const most = decode ? chunkBesideDecode(limits, costs) : limits.prefillChunk
   return { decode, prefill: { index, tokens: Math.min(chosen.remaining, chosen.maxTokens, most) } }
 }
 
-/** One that waited too long, else the least charged tenant's, of these the shortest. */
-function nextPrefill({ prefills, now }: StepSituation, maxPassedOverMs: number): number {
-  const order = prefills.map((_, index) => index)
-  const view = (index: number) => prefills[index] as PrefillView
-  const late = order.filter((index) => now - view(index).servedAt > maxPassedOverMs)
-  if (late.length > 0) {
-    return late.reduce((a, b) => (view(b).servedAt < view(a).servedAt ? b : a))
+/**
+ * The one that would be done first had it run alone since it got its row: short prompts overtake long ones, and a long one is
+ * overtaken only by what comes while it could itself have run.
+ */
+function nextPrefill(prefills: readonly PrefillView[], msPerToken: number): number {
+  let next = 0
+  let soonest = Number.POSITIVE_INFINITY
+  for (const [index, { startedAt, remaining }] of prefills.entries()) {
+    const doneAlone = startedAt + remaining * msPerToken
+    if (doneAlone < soonest) {
+      soonest = doneAlone
+      next = index
+    }
   }
-  order.sort((a, b) => view(a).tenantCounter - view(b).tenantCounter || view(a).remaining - view(b).remaining || a - b)
-  return order[0] as number
+  return next
 }
 
 function chunkBesideDecode(limits: ChunkLimits, costs: StepCosts): number {

@@ -202,7 +202,6 @@ export class StepRunner {
   #advance(sequence: Sequence, tokens: number): void {
     sequence.filled += tokens
     sequence.failures = 0
-    sequence.servedAt = this.#now()
     this.prefillTokens += tokens
   }
 

@@ -88,10 +88,6 @@ export class WaitingQueue {
     this.#tenant(tenantId).counter += cost
   }
 
-  counterOf(tenantId: string): number {
-    return this.#tenants.get(tenantId)?.counter ?? this.#level
-  }
-
   /** Sequences in the order in which they should be admitted, were each tenant's counter to stay as it is. */
   *inOrder(): Generator<Sequence> {
     const tenants = [...this.#tenants.values()].filter((tenant) => tenant.waiting.length > 0)

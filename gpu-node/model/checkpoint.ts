@@ -7,6 +7,7 @@ import { ConfigFields } from './config-fields.ts'
 import type { DecoderSpec } from './decoder-spec.ts'
 import { decoderModules, decoderTensors } from './decoder-tensors.ts'
 import { familyOf } from './families/registry.ts'
+import { kernelObjection } from './kernel-limits.ts'
 import { ModelError } from './model-error.ts'
 import type { ModelSpec } from './model-spec.ts'
 import { product } from './tensor-candidates.ts'
@@ -47,6 +48,10 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
   const unknown = fields.finish()
   if (unknown.length > 0) {
     warnings.push(`config.json has fields that nothing here reads: ${unknown.join(', ')}`)
+  }
+  const objection = kernelObjection(described)
+  if (objection !== undefined) {
+    throw new ModelError(`${join(directory, 'config.json')}: ${objection}`)
   }
   const files = await openWeightFiles(directory, decoderTensors(described), expertsOf(described))
   try {

@@ -179,6 +179,11 @@ describe('what is wrong is said in one line', () => {
     ['weights cut short', () => truncateSync(join(folder, WEIGHTS), 200_000), /model.safetensors: .*the file has/],
     ['an unserved architecture', () => editConfig({ architectures: ['BertModel'] }), /architecture BertModel; served/],
     [
+      'heads that the kernel does not take',
+      () => editConfig({ head_dim: 24 }),
+      /heads have 24 numbers; .* multiples of 16/,
+    ],
+    [
       'a missing tensor',
       () => rewrite((tensors) => tensors.filter(({ name }) => name !== 'lm_head.weight')),
       /lack the tensor 'lm_head.weight' \[256, 64\]/,

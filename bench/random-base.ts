@@ -43,11 +43,12 @@ export const SHAPE_05B: Shape = {
 export function randomBase(shape: Shape): WeightSource {
   const decoder = llamaDecoder(shape)
   const tensors = decoderTensors(decoder)
-  const next = randomFloats(1)
   return {
     decoder,
     readTensor: async (name) => {
       const sizes = tensors.get(name)!
+      // By name: each reading gives the same numbers, in whatever order tensors are read.
+      const next = randomFloats([...name].reduce((hash, letter) => hash * 31 + letter.charCodeAt(0), 7))
       const values = new Float32Array(sizes.reduce((product, size) => product * size, 1))
       const scale = sizes.length === 1 ? 1 : 1 / Math.sqrt(sizes[1]!)
       for (let i = 0; i < values.length; i++) {

@@ -1,0 +1,22 @@
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { runGoldenCase } from '../../../gpu-node/cli/golden-case.ts'
+
+const folder = join(import.meta.dirname, '../../fixtures/goldens')
+
+describe('logits and greedy tokens of the reference, alone and all runs in one batch', () => {
+  test.each(['llama', 'gemma2', 'gpt2', 'phi3-longrope', 'qwen3-moe'])('%s in f32', async (name) => {
+    const { rows, notCovered } = await runGoldenCase(join(folder, name), name, 'f32')
+    expect(notCovered).toEqual([])
+    expect(rows.length).toBeGreaterThanOrEqual(6)
+    expect(rows.filter((row) => !row.ok)).toEqual([])
+    expect(Math.max(...rows.map((row) => row.maxDifference))).toBeLessThan(1e-3)
+  })
+
+  test('llama in int8 is near', async () => {
+    const { rows } = await runGoldenCase(join(folder, 'llama'), 'llama', 'int8')
+    expect(Math.max(...rows.map((row) => row.relative))).toBeLessThan(0.25)
+    const changes = rows.flatMap((row) => row.perplexityChange ?? [])
+    expect(Math.max(...changes.map(Math.abs))).toBeLessThan(0.05)
+  })
+})

@@ -1,0 +1,235 @@
+import fc from 'fast-check'
+import { afterAll, describe, expect, test } from 'vitest'
+import { packAdapter } from '../../../gpu-node/model/pack-adapter.ts'
+import type { LoraAdapter } from '../../../gpu-node/model/packed-adapter.ts'
+import { createOrtRunner, type OrtRunner } from '../../../gpu-node/model/runner/ort-runner.ts'
+import { canRunLoraKernel } from '../../../gpu-node/ort/lora-kernel/lora-op.ts'
+import { RingletError } from '../../../shared/errors.ts'
+import { TINY_SHAPE, tinyAdapter, tinyBase } from '../../support/tiny-base.ts'
+
+const base = tinyBase()
+const ROWS = 5
+const RANKS = [1, 4, 16, 40, 256]
+
+async function openRunner(loraKernel: boolean, dtype: 'f32' | 'int8' = 'f32'): Promise<OrtRunner> {
+  const runner = await createOrtRunner({
+    checkpoint: base,
+    dtype,
+    threads: 2,
+    maxRows: ROWS,
+    maxPositions: TINY_SHAPE.positions,
+    adapterSlots: RANKS.length + 1,
+    loraKernel,
+  })
+  for (const [slot, adapter] of adapters().entries()) {
+    runner.loadAdapter(slot, await packAdapter(adapter, base, runner.adapterLayout))
+  }
+  return runner
+}
+
+/** All ranks; the second adapts attention alone, the last has DoRA magnitudes and biases too. */
+function adapters(): LoraAdapter[] {
+  return RANKS.map((rank, i) => {
+    const adapter = tinyAdapter(base, rank, 100 + i)
+    if (i === 1) {
+      return { ...adapter, modules: adapter.modules.filter(({ name }) => name.includes('self_attn')) }
+    }
+    if (i < RANKS.length - 1) {
+      return adapter
+    }
+    const modules = adapter.modules.map((module, m) => {
+      const outs = module.loraB.length / module.rank
+      const vector = Float32Array.from({ length: outs }, (_, n) => 1 + Math.sin(n + m) / 4)
+      return m % 2 === 0 ? { ...module, magnitude: vector } : { ...module, loraBias: vector.map((v) => (v - 1) / 8) }
+    })
+    return { ...adapter, modules }
+  })
+}
+
+interface Sequence {
+  adapterSlot: number | undefined
+  prompt: number[]
+  /** Fed one a step after the prompt. */
+  next: number[]
+}
+
+const sequence = fc.record({
+  adapterSlot: fc.option(fc.nat(RANKS.length - 1), { nil: undefined }),
+  prompt: fc.array(fc.nat(TINY_SHAPE.vocab - 1), { minLength: 1, maxLength: 20 }),
+  next: fc.array(fc.nat(TINY_SHAPE.vocab - 1), { minLength: 3, maxLength: 3 }),
+})
+
+/** Logits after each token of `next`, the sequence alone in row 0, its prompt in one piece. */
+function alone(runner: OrtRunner, { adapterSlot, prompt, next }: Sequence): Float32Array[] {
+  const tokens = Int32Array.from(prompt)
+  runner.prefill({ kvRow: 0, tokens, startPosition: 0, adapterSlot, logits: 'none' })
+  return next.map((token, i) =>
+    runner
+      .decode({
+        tokens: Int32Array.of(token),
+        positions: Int32Array.of(prompt.length + i),
+        adapterSlots: [adapterSlot],
+      })
+      .slice(),
+  )
+}
+
+function expectClose(mine: Float32Array, right: Float32Array, tolerance = 1e-4): void {
+  expect(mine.length).toBe(right.length)
+  let worst = 0
+  for (let i = 0; i < right.length; i++) {
+    const difference = Math.abs(mine[i]! - right[i]!)
+    worst = difference <= worst ? worst : difference
+  }
+  expect(worst).toBeLessThan(tolerance)
+}
+
+const kinds = canRunLoraKernel() ? [true, false] : [false]
+describe.each(kinds)('the runner, LoRA kernel %s', async (loraKernel) => {
+  const runner = await openRunner(loraKernel)
+  afterAll(() => runner.dispose())
+
+  test('a batch of different adapters gives each row what it gets alone, whatever the chunks of its prompt', () => {
+    const batches = fc.array(fc.tuple(sequence, fc.integer({ min: 1, max: 7 })), { minLength: 1, maxLength: ROWS })
+    fc.assert(
+      fc.property(batches, (batch) => {
+        const right = batch.map(([it]) => alone(runner, it))
+        for (const [kvRow, [{ prompt, adapterSlot }, chunk]] of batch.entries()) {
+          for (let startPosition = 0; startPosition < prompt.length; startPosition += chunk) {
+            const tokens = Int32Array.from(prompt.slice(startPosition, startPosition + chunk))
+            runner.prefill({ kvRow, tokens, startPosition, adapterSlot, logits: 'none' })
+          }
+        }
+        for (let step = 0; step < 3; step++) {
+          const logits = runner.decode({
+            tokens: Int32Array.from(batch, ([it]) => it.next[step]!),
+            positions: Int32Array.from(batch, ([it]) => it.prompt.length + step),
+            adapterSlots: batch.map(([it]) => it.adapterSlot),
+          })
+          for (const row of batch.keys()) {
+            const mine = logits.subarray(row * runner.vocabSize, (row + 1) * runner.vocabSize)
+            expectClose(mine, right[row]![step]!)
+          }
+        }
+      }),
+      { numRuns: 25 },
+    )
+  })
+
+  test("adapters change the base's logits, each in its own way", () => {
+    const run = (adapterSlot: number | undefined) => alone(runner, { adapterSlot, prompt: [1, 2, 3], next: [4] })[0]!
+    const all = [undefined, 0, 1, 2, 3, 4].map(run)
+    for (const [i, a] of all.entries()) {
+      for (const b of all.slice(i + 1)) {
+        expect(a.some((value, v) => Math.abs(value - b[v]!) > 1e-3)).toBe(true)
+      }
+    }
+  })
+
+  test('logits of the last token are the last of all; hidden states match them in number', () => {
+    const tokens = Int32Array.of(5, 6, 7, 8)
+    const chunk = { kvRow: 1, tokens, startPosition: 0, adapterSlot: 2 }
+    const all = runner.prefill({ ...chunk, logits: 'all' }).slice()
+    expect(all.length).toBe(4 * runner.vocabSize)
+    const last = runner.prefill({ ...chunk, logits: 'last' })
+    expectClose(last, all.subarray(3 * runner.vocabSize), 1e-5)
+    const hidden = runner.hiddenStates(chunk)
+    expect(hidden.length).toBe(4 * runner.hiddenSize)
+    expect(hidden.every(Number.isFinite)).toBe(true)
+  })
+
+  test('KV that is copied, or saved and restored in part, serves another row', () => {
+    const prompt = [9, 8, 7, 6, 5, 4, 3, 2]
+    const right = alone(runner, { adapterSlot: 0, prompt, next: [1] })[0]!
+    const decodeRow3 = (): Float32Array => {
+      const tokens = Int32Array.of(0, 0, 0, 1)
+      const positions = Int32Array.of(90, 90, 90, prompt.length)
+      const adapterSlots = [undefined, undefined, undefined, 0]
+      return runner.decode({ tokens, positions, adapterSlots }).slice(3 * runner.vocabSize)
+    }
+    runner.copyRow(0, 3, prompt.length)
+    expectClose(decodeRow3(), right)
+
+    runner.prefill({
+      kvRow: 0,
+      tokens: Int32Array.from(prompt),
+      startPosition: 0,
+      adapterSlot: 0,
+      logits: 'none',
+    })
+    const early = runner.saveKv({ kvRow: 0, start: 0, end: 3 })
+    const later = runner.saveKv({ kvRow: 0, start: 3, end: 8 })
+    expect(early.bytes + later.bytes).toBe(early.data.byteLength + later.data.byteLength)
+    runner.prefill({ kvRow: 3, tokens: Int32Array.of(50, 51), startPosition: 0, adapterSlot: 1, logits: 'none' })
+    runner.restoreKv(3, early, 3)
+    runner.restoreKv(3, later, 5)
+    const tokens = Int32Array.from(prompt.slice(5))
+    runner.prefill({ kvRow: 3, tokens, startPosition: 5, adapterSlot: 0, logits: 'none' })
+    expectClose(decodeRow3(), right)
+  })
+
+  test('an unloaded slot takes another adapter, and nothing of the old one stays', async () => {
+    const slot = RANKS.length
+    const other = tinyAdapter(base, 8, 7)
+    const run = () => alone(runner, { adapterSlot: slot, prompt: [3, 1], next: [2] })[0]!
+    runner.loadAdapter(slot, await packAdapter(adapters()[0]!, base, runner.adapterLayout))
+    const first = run()
+    runner.unloadAdapter(slot)
+    runner.loadAdapter(slot, await packAdapter(other, base, runner.adapterLayout))
+    const second = run()
+    runner.unloadAdapter(slot)
+    runner.loadAdapter(slot, await packAdapter(adapters()[0]!, base, runner.adapterLayout))
+    expectClose(run(), first, 1e-6)
+    expect(second.some((value, i) => Math.abs(value - first[i]!) > 1e-3)).toBe(true)
+    runner.unloadAdapter(slot)
+  })
+
+  test('an empty slot fails; it never serves the base', () => {
+    const tokens = Int32Array.of(1)
+    const run = () => runner.decode({ tokens, positions: Int32Array.of(0), adapterSlots: [RANKS.length] })
+    expect(run).toThrow(/slot 5 of 6 is empty/)
+    const prefill = () => runner.prefill({ kvRow: 0, tokens, startPosition: 0, adapterSlot: 5, logits: 'none' })
+    expect(prefill).toThrow(/slot 5 of 6 is empty/)
+  })
+
+  test('positions, rows and tokens out of range are refused', () => {
+    const adapterSlots = [undefined]
+    const position = Int32Array.of(TINY_SHAPE.positions)
+    expect(() => runner.decode({ tokens: Int32Array.of(1), positions: position, adapterSlots })).toThrow(/position 96/)
+    const token = Int32Array.of(TINY_SHAPE.vocab)
+    const decode = () => runner.decode({ tokens: token, positions: Int32Array.of(0), adapterSlots })
+    expect(decode).toThrow(/token 120 is outside the vocabulary of 120/)
+    const chunk = { tokens: Int32Array.of(1), startPosition: 0, adapterSlot: undefined, logits: 'none' } as const
+    expect(() => runner.prefill({ ...chunk, kvRow: ROWS })).toThrow(RingletError)
+    expect(() => runner.prefill({ ...chunk, kvRow: 0, tokens: new Int32Array(0) })).toThrow(/0 tokens/)
+    expect(() => runner.copyRow(0, ROWS, 1)).toThrow(/row 5/)
+  })
+})
+
+test('int8 stays near f32, and rows stay independent of their batch mates', async () => {
+  const exact = await openRunner(canRunLoraKernel())
+  const runner = await openRunner(canRunLoraKernel(), 'int8')
+  const sequences: Sequence[] = [0, 1, undefined, 2, 3].map((adapterSlot, i) => ({
+    adapterSlot,
+    prompt: [i, 7, 11 + i],
+    next: [5],
+  }))
+  const right = sequences.map((it) => alone(exact, it)[0]!)
+  const single = sequences.map((it) => alone(runner, it)[0]!)
+  for (const [kvRow, { prompt, adapterSlot }] of sequences.entries()) {
+    runner.prefill({ kvRow, tokens: Int32Array.from(prompt), startPosition: 0, adapterSlot, logits: 'none' })
+  }
+  const logits = runner.decode({
+    tokens: Int32Array.from(sequences, (it) => it.next[0]!),
+    positions: Int32Array.from(sequences, (it) => it.prompt.length),
+    adapterSlots: sequences.map((it) => it.adapterSlot),
+  })
+  for (const row of sequences.keys()) {
+    const mine = logits.subarray(row * runner.vocabSize, (row + 1) * runner.vocabSize)
+    expectClose(mine, single[row]!, 2e-3)
+    const deviation = Math.sqrt(right[row]!.reduce((sum, value) => sum + value * value, 0) / right[row]!.length)
+    expectClose(mine, right[row]!, deviation * 0.2)
+  }
+  exact.dispose()
+  runner.dispose()
+})

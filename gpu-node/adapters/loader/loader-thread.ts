@@ -7,7 +7,7 @@ import { DamagedContentError, type LoaderInit, type LoaderReply, type LoadJob, r
 
 const port = parentPort!
 const init = workerData as LoaderInit
-const base = await openCheckpoint(init.baseDirectory)
+const base = await openCheckpoint(init.baseDirectory, { maxPositions: 1 })
 
 port.on('message', ({ id, job }: { id: number; job: LoadJob }) => {
   void answer(id, job).then((reply) => port.postMessage(reply))

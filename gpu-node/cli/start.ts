@@ -3,7 +3,9 @@
  * makes a demo tenant, prints how to call it, and keeps all of it running until Ctrl-C or SIGTERM.
  */
 
+import { once } from 'node:events'
 import { createWriteStream, mkdirSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AdminClient, createAdminClient } from './admin-client.ts'
@@ -35,7 +37,9 @@ async function main(): Promise<void> {
     return
   }
   const secrets = await loadSecrets(options.stateDir)
-  const fleet = startFleet(options, secrets)
+  // Chosen here and not by the edge: an edge that is started again must come back where clients know it.
+  const port = options.port === 0 ? await freePort() : options.port
+  const fleet = startFleet({ ...options, port }, secrets)
   endOnSignals(fleet.supervisor)
   const edgeUrl = await urlOf(fleet, 'edge')
   const admin = createAdminClient({ edgeUrl, adminToken: secrets.adminToken, fetch })
@@ -56,6 +60,14 @@ async function main(): Promise<void> {
     greeting({ edgeUrl, tenantToken, baseModel, adapters: aliases, stateDir: relative('.', options.stateDir) }),
   )
   await watch(fleet, options.stateDir, state)
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return port
 }
 
 function nodeNames({ nodes }: StartOptions): string[] {

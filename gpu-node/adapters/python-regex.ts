@@ -36,15 +36,28 @@ export function toJavaScriptPattern(pattern: string): { source: string; flags: s
   return { source, flags }
 }
 
-/** For each name: does any of `patterns` match, and which first? The patterns are anchored as the caller wrote them. */
-export function firstMatches(patterns: readonly string[], names: readonly string[]): (number | undefined)[] {
+/** What stands around each pattern, as JavaScript; the patterns are the strangers'. */
+export interface Anchors {
+  before: string
+  after: string
+}
+
+/** Python's `re.fullmatch`. */
+export const WHOLE: Anchors = { before: '^(?:', after: ')$' }
+
+/** For each name: does any of `patterns` match, and which first? */
+export function firstMatches(
+  patterns: readonly string[],
+  names: readonly string[],
+  { before, after }: Anchors = WHOLE,
+): (number | undefined)[] {
   if (patterns.length === 0) {
     return names.map(() => undefined)
   }
   const compiled = patterns.map((pattern) => {
     const { source, flags } = toJavaScriptPattern(pattern)
     try {
-      return new RegExp(source, flags)
+      return new RegExp(`${before}${source}${after}`, flags)
     } catch (cause) {
       throw new PatternError(`'${shorten(pattern)}' is no regular expression`, { cause })
     }

@@ -48,8 +48,8 @@ export function findScalings(
 /** The first pattern, in the file's order, that matches the name's end after a dot or the whole name. */
 function patternValues(patterns: ReadonlyMap<string, number>, names: readonly string[]): (number | undefined)[] {
   const values = [...patterns.values()]
-  const anchored = [...patterns.keys()].map((key) => `^(?:.*\\.)?(?:${key})$`)
-  return firstMatches(anchored, names).map((index) => (index === undefined ? undefined : values[index]))
+  const matches = firstMatches([...patterns.keys()], names, { before: '^(?:.*\\.)?(?:', after: ')$' })
+  return matches.map((index) => (index === undefined ? undefined : values[index]))
 }
 
 function excludedModules(config: PeftConfig, all: string[]): Set<string> {
@@ -60,7 +60,7 @@ function excludedModules(config: PeftConfig, all: string[]): Set<string> {
   if (typeof exclude !== 'string') {
     return new Set(all.filter((name) => exclude.some((entry) => endsWithName(name, entry))))
   }
-  const matches = firstMatches([`^(?:${exclude})$`], all)
+  const matches = firstMatches([exclude], all)
   return new Set(all.filter((_, i) => matches[i] !== undefined))
 }
 
@@ -81,7 +81,7 @@ function targetedModules(
   if (target.toLowerCase() === ALL_LINEAR) {
     return candidates.filter((name) => modules.get(name)!.kind === 'linear' && name !== 'lm_head')
   }
-  const matches = firstMatches([`^(?:${target})$`], candidates)
+  const matches = firstMatches([target], candidates)
   return candidates.filter((_, i) => matches[i] !== undefined)
 }
 
@@ -96,8 +96,8 @@ function layerFilter(config: PeftConfig, candidates: string[]): (name: string) =
   if (lists.length === 0) {
     return (name) => layers.has(Number(/^.*?\.[^.]*\.(\d+)\./.exec(name)?.[1] ?? -1))
   }
-  const inside = [...layers].flatMap((layer) => lists.map((list) => `^(?:.*?\\.)?(?:${list})\\.${layer}\\.`))
-  const matches = firstMatches(inside, candidates)
+  const numbers = { before: '^(?:.*?\\.)?(?:', after: `)\\.(?:${[...layers].join('|')})\\.` }
+  const matches = firstMatches(lists, candidates, numbers)
   const kept = new Set(candidates.filter((_, i) => matches[i] !== undefined))
   return (name) => kept.has(name)
 }

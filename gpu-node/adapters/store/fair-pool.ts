@@ -67,28 +67,30 @@ export class FairPool {
     }
   }
 
-  /** The first tenant in turn that may run something; it then goes to the end. */
+  /** Of those who may run something the tenant with least running, between equals the first in turn; he goes to the end. */
   #next(): { tenant: string; job: Job } | undefined {
+    let best: { tenant: string; line: Job[]; running: number } | undefined
     for (const [tenant, line] of [...this.#lines]) {
       while (line[0]?.started) {
         line.shift()
       }
-      const job = line[0]
-      if (job === undefined) {
+      const running = this.#runningByTenant.get(tenant) ?? 0
+      if (line.length === 0) {
         this.#lines.delete(tenant)
-        continue
+      } else if (running < Math.min(this.#limits.jobsPerTenant, best?.running ?? Number.POSITIVE_INFINITY)) {
+        best = { tenant, line, running }
       }
-      if ((this.#runningByTenant.get(tenant) ?? 0) >= this.#limits.jobsPerTenant) {
-        continue
-      }
-      line.shift()
-      this.#lines.delete(tenant)
-      if (line.length > 0) {
-        this.#lines.set(tenant, line)
-      }
-      return { tenant, job }
     }
-    return undefined
+    if (best === undefined) {
+      return undefined
+    }
+    const { tenant, line } = best
+    const job = line.shift()!
+    this.#lines.delete(tenant)
+    if (line.length > 0) {
+      this.#lines.set(tenant, line)
+    }
+    return { tenant, job }
   }
 
   #run(tenant: string, job: Job): void {

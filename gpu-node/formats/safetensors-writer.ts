@@ -1,6 +1,8 @@
-/** Writes safetensors files, tensor by tensor; the file appears under its name only when it is whole. */
+/**
+ * Writes safetensors files, tensor by tensor. The file appears under its name only when it is whole; until then it is
+ * `<name>.partial`, which the next writer overwrites: one writer of a name at a time.
+ */
 
-import { randomUUID } from 'node:crypto'
 import { open, rename, rm } from 'node:fs/promises'
 import { DTYPE_BYTES, type SafetensorsDtype } from './safetensors.ts'
 
@@ -22,8 +24,8 @@ export async function writeSafetensors(
 ): Promise<void> {
   // Larger elements first: every tensor then starts at a multiple of its element.
   const ordered = [...tensors].sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype])
-  const temporary = `${path}.${randomUUID()}.partial`
-  const handle = await open(temporary, 'wx')
+  const temporary = `${path}.partial`
+  const handle = await open(temporary, 'w')
   try {
     await handle.writeFile(header(ordered, metadata))
     for (const { bytes } of ordered) {

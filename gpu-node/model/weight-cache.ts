@@ -3,7 +3,6 @@
  * each model and format. A file that does not fit, whatever the reason, is no error: the weights are made anew and it is replaced.
  */
 
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import pLimit from 'p-limit'
@@ -14,6 +13,7 @@ import {
   type SafetensorsFile,
 } from '../formats/safetensors.ts'
 import { type TensorToWrite, writeSafetensors } from '../formats/safetensors-writer.ts'
+import { lockFile } from './lock-file.ts'
 
 /** Raised whenever quantisation or this file's metadata change. */
 const VERSION = '1'
@@ -42,6 +42,7 @@ export interface WeightCacheKey {
 export interface WeightCache {
   /** `undefined` where there is nothing, or nothing that fits; `onMiss` hears why. */
   read(): Promise<CachedWeight[] | undefined>
+  /** A full or read-only disk costs the next start its time, not this one its life; `onMiss` hears of it. */
   write(weights: readonly CachedWeight[]): Promise<void>
 }
 
@@ -65,10 +66,17 @@ export function weightCache(
       }
     },
     write: async (weights) => {
-      await mkdir(folder, { recursive: true })
       const tensors = weights.map(toTensor)
       const checksums = Object.fromEntries(tensors.map(({ name, bytes }) => [name, crc32(bytes)]))
-      await writeSafetensors(path, tensors, { identity, checksums: JSON.stringify(checksums) })
+      try {
+        const unlock = await lockFile(`${path}.lock`, { signal: new AbortController().signal })
+        await writeSafetensors(path, tensors, { identity, checksums: JSON.stringify(checksums) }).finally(unlock)
+      } catch (error) {
+        if (!isFileError(error)) {
+          throw error
+        }
+        onMiss(`the weights could not be kept for the next start: ${error.message}`)
+      }
     },
   }
 }

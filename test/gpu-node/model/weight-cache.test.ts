@@ -71,6 +71,23 @@ describe('weights on disk', () => {
     expect(readdirSync(folder)).toEqual([])
   })
 
+  test('that can not be kept are only reported', async () => {
+    const reasons: string[] = []
+    writeFileSync(join(folder, 'file'), '')
+    const cache = weightCache(join(folder, 'file', 'below'), key, (why) => reasons.push(why))
+    await cache.write(weights)
+    expect(reasons).toEqual([expect.stringMatching(/could not be kept for the next start: ENOTDIR/)])
+  })
+
+  test('left half-written by a process that died are overwritten', async () => {
+    const cache = weightCache(folder, key)
+    await cache.write(weights)
+    writeFileSync(`${theFile()}.partial`, 'x'.repeat(10_000))
+    await cache.write(weights)
+    expect(await cache.read()).toHaveLength(3)
+    expect(readdirSync(folder)).toHaveLength(1)
+  })
+
   test('written by two nodes at once are whole', async () => {
     await Promise.all([weightCache(folder, key).write(weights), weightCache(folder, key).write(weights)])
     expect(await weightCache(folder, key).read()).toHaveLength(3)

@@ -12,6 +12,7 @@ import type { ErrorStyle } from './proxy/forward-types.ts'
 import type { ProxyState } from './proxy/proxy-state.ts'
 import type { TenantCounters } from './tenants/tenant-counters.ts'
 import type { TenantStore, TokenRecord } from './tenants/tenant-store.ts'
+import type { UsageOutbox } from './tenants/usage-outbox.ts'
 
 /** Made once an isolate from the Worker's bindings; the app sees no others. */
 export interface EdgeServices {
@@ -21,6 +22,7 @@ export interface EdgeServices {
   aliases: AliasStore
   /** The object that owns a tenant's counters. */
   counters: (tenantId: string) => DurableObjectStub<TenantCounters>
+  usageOutbox: UsageOutbox
   homes: HomeCheckOptions
   registry: FleetRegistryBinding
   fleetView: FleetView

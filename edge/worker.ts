@@ -11,6 +11,7 @@ import { createProxyState } from './proxy/proxy-state.ts'
 import { createCacheSalts } from './tenants/cache-salt.ts'
 import type { TenantCounters } from './tenants/tenant-counters.ts'
 import { createTenantStore } from './tenants/tenant-store.ts'
+import { createUsageOutbox } from './tenants/usage-outbox.ts'
 
 export { FleetRegistry } from './fleet/fleet-registry.ts'
 export { TenantCounters } from './tenants/tenant-counters.ts'
@@ -47,13 +48,21 @@ function createServices(bindings: Bindings): EdgeServices {
   const callFetch: typeof fetch = (input, init) => fetch(input, init)
   const tenants = createTenantStore(DB, now)
   const location = config.RINGLET_FLEET_LOCATION
+  // A stub belongs to the request that makes it.
+  const counters = (tenantId: string) => TENANTS.get(TENANTS.idFromName(tenantId))
   return {
     config,
     tenants,
     directory: createTokenDirectory(tenants, now),
     aliases: createAliasStore(DB, now),
-    // A stub belongs to the request that makes it.
-    counters: (tenantId) => TENANTS.get(TENANTS.idFromName(tenantId)),
+    counters,
+    usageOutbox: createUsageOutbox({
+      now,
+      send: async (tenantId, reports) => {
+        await counters(tenantId).record(reports)
+      },
+      onLost: (tenant, report) => log('usage_unconfirmed', { tenant, ...report }),
+    }),
     homes: {
       hubEndpoint: config.HF_ENDPOINT,
       hubOffline: config.HF_HUB_OFFLINE,

@@ -19,7 +19,7 @@ import { forward } from '../proxy/forward.ts'
 import type { ForwardDeps, ForwardUsage } from '../proxy/forward-types.ts'
 import { type PrefetchRequest, prefetchEarly } from '../proxy/prefetch.ts'
 import { type Admission, admitRequest } from '../tenants/admission.ts'
-import type { Used } from '../tenants/tenant-counters.ts'
+import type { UsageReport } from '../tenants/usage-table.ts'
 import type { RequestSize } from './request-size.ts'
 
 export interface ServeRequest {
@@ -43,7 +43,7 @@ export async function serve(c: AppContext, request: ServeRequest): Promise<Respo
   const resolving = resolve(c, request.adapter, snapshot)
   // Its refusal is taken below; until then it must not count as unhandled.
   resolving.catch(() => undefined)
-  const admission = await timed(c, 'limits', admitRequest(tenant, size, services))
+  const admission = await timed(c, 'limits', admitRequest(tenant, size, services, deps.waitUntil))
   try {
     const resolved = await resolving
     c.var.requestLog.adapter = resolved.usageName
@@ -180,9 +180,9 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
   }
 }
 
-function toUsed(usage: ForwardUsage | undefined, adapter: string): Used | undefined {
+function toUsed(usage: ForwardUsage | undefined, adapter: string): UsageReport | undefined {
   if (usage === undefined || usage.promptTokens + usage.generatedTokens === 0) {
     return undefined
   }
-  return { adapter, promptTokens: usage.promptTokens, generatedTokens: usage.generatedTokens }
+  return { adapter, requests: 1, promptTokens: usage.promptTokens, generatedTokens: usage.generatedTokens }
 }

@@ -92,10 +92,14 @@ export function renewLease(load: TenantLoad, leaseId: string, reservation: Reser
 
 /** The request has ended: its reservation becomes what it used. */
 export function settle(load: TenantLoad, leaseId: string, usedTokens: number, now: number): void {
-  rollMonth(load, now)
   load.leases.delete(leaseId)
-  addToMinute(load.tokens, now, usedTokens)
-  load.monthTokens += usedTokens
+  addTokens(load, usedTokens, now)
+}
+
+export function addTokens(load: TenantLoad, tokens: number, now: number): void {
+  rollMonth(load, now)
+  addToMinute(load.tokens, now, tokens)
+  load.monthTokens += tokens
 }
 
 /** `2026-11` in UTC. */

@@ -7,6 +7,7 @@ import { DurableObject } from 'cloudflare:workers'
 import type { Limits } from '../../shared/edge-api.ts'
 import {
   type AdmissionAsk,
+  addTokens,
   admit,
   createTenantLoad,
   decideAdmission,
@@ -17,20 +18,13 @@ import {
   settle,
   type TenantLoad,
 } from './limit-policy.ts'
-import type { SlidingMinute } from './sliding-minute.ts'
-import { createUsageTable, type UsageEntry } from './usage-table.ts'
+import { addToMinute, type SlidingMinute } from './sliding-minute.ts'
+import { addUsage, createUsageTable, type UsageEntry, type UsageReport } from './usage-table.ts'
 
 /** How long usage may wait for company before it is written. */
 const WRITE_DELAY_MS = 200
 /** Key of the minute counters in the object's storage; they outlive an idle object's eviction. */
 const MINUTES_KEY = 'minutes'
-
-/** What an ended request used; nothing is recorded of one that no node began. */
-export interface Used {
-  adapter: string
-  promptTokens: number
-  generatedTokens: number
-}
 
 export class TenantCounters extends DurableObject {
   readonly #usage: ReturnType<typeof createUsageTable>
@@ -65,28 +59,44 @@ export class TenantCounters extends DurableObject {
     renewLease(this.#load, leaseId, reservation, Date.now())
   }
 
-  /** Resolves when the usage is on disk. */
-  async settle(leaseId: string, used: Used | undefined): Promise<void> {
-    const now = Date.now()
-    settle(this.#load, leaseId, used === undefined ? 0 : used.promptTokens + used.generatedTokens, now)
-    if (used === undefined) {
-      return
+  /** A request has ended; `used` is absent when no node began it. Resolves when the usage is on disk. */
+  async settle(leaseId: string, used: UsageReport | undefined): Promise<void> {
+    const tokens = used === undefined ? 0 : used.promptTokens + used.generatedTokens
+    settle(this.#load, leaseId, tokens, Date.now())
+    if (used !== undefined) {
+      await this.#note([used])
     }
-    const { adapter, promptTokens, generatedTokens } = used
-    const day = new Date(now).toISOString().slice(0, 10)
-    const key = `${day}\0${adapter}`
-    const entry = this.#unwritten.get(key) ?? { adapter, day, requests: 0, promptTokens: 0, generatedTokens: 0 }
-    entry.requests++
-    entry.promptTokens += promptTokens
-    entry.generatedTokens += generatedTokens
-    this.#unwritten.set(key, entry)
-    this.#write ??= this.#writeSoon()
-    await this.#write
+  }
+
+  /** Requests that needed no admission, because nothing limits their tenant. Resolves when the usage is on disk. */
+  async record(reports: readonly UsageReport[]): Promise<void> {
+    const now = Date.now()
+    for (const { requests, promptTokens, generatedTokens } of reports) {
+      // Counted all the same: limits that are set later find what was used before.
+      addToMinute(this.#load.requests, now, requests)
+      addTokens(this.#load, promptTokens + generatedTokens, now)
+    }
+    await this.#note(reports)
   }
 
   usage(fromDay: string, toDay: string): UsageEntry[] {
     this.#writeNow()
     return this.#usage.between(fromDay, toDay)
+  }
+
+  #note(reports: readonly UsageReport[]): Promise<void> {
+    const day = new Date().toISOString().slice(0, 10)
+    for (const report of reports) {
+      const key = `${day}\0${report.adapter}`
+      const entry = this.#unwritten.get(key)
+      if (entry === undefined) {
+        this.#unwritten.set(key, { ...report, day })
+      } else {
+        addUsage(entry, report)
+      }
+    }
+    this.#write ??= this.#writeSoon()
+    return this.#write
   }
 
   async #writeSoon(): Promise<void> {

@@ -1,12 +1,22 @@
 /** A tenant's usage by day and adapter, in its Durable Object's SQLite. */
 
-export interface UsageEntry {
+/** What one or several ended requests for one adapter used. */
+export interface UsageReport {
   adapter: string
-  /** UTC, `2026-11-23`. */
-  day: string
   requests: number
   promptTokens: number
   generatedTokens: number
+}
+
+export interface UsageEntry extends UsageReport {
+  /** UTC, `2026-11-23`. */
+  day: string
+}
+
+export function addUsage(sum: UsageReport, report: UsageReport): void {
+  sum.requests += report.requests
+  sum.promptTokens += report.promptTokens
+  sum.generatedTokens += report.generatedTokens
 }
 
 export function createUsageTable(sql: SqlStorage) {

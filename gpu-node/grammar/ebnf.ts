@@ -30,8 +30,8 @@ function print(expr: Expr, nested: boolean): string {
     case 'repeat':
       return `${print(expr.item, true)}${printTimes(expr.min, expr.max)}`
     case 'dispatch': {
-      const tags = expr.tags.map((tag) => `(${print({ kind: 'text', text: tag.trigger }, true)}, ${tag.then})`)
-      return `TagDispatch(${tags.join(', ')}, stop_eos=true, stop_str=(), loop_after_dispatch=true)`
+      const tags = expr.tags.map((tag) => `(${print({ kind: 'text', text: tag.trigger }, true)}, ${tag.body})`)
+      return `TagDispatch(${tags.join(', ')}, stop_eos=true, stop_str=(), loop_after_dispatch=${expr.again})`
     }
   }
 }

@@ -14,8 +14,8 @@ export type Expr =
   /** Without `max`: any number of times. */
   | { kind: 'repeat'; item: Expr; min: number; max: number | undefined }
   | { kind: 'rule'; name: string }
-  /** Free text; after each `trigger` the rule `then` must follow, then free text again. Only as a whole rule. */
-  | { kind: 'dispatch'; tags: readonly { trigger: string; then: string }[] }
+  /** Free text; after a `trigger` the rule `body` must follow, and then the end or (`again`) free text. Only as a whole rule. */
+  | { kind: 'dispatch'; tags: readonly { trigger: string; body: string }[]; again: boolean }
 
 export const NOTHING: Expr = { kind: 'choice', items: [] }
 export const EMPTY: Expr = { kind: 'text', text: '' }
@@ -138,7 +138,10 @@ function keepProductive(expr: Expr, productive: ReadonlySet<string>): Expr {
       return choice(...expr.items.map((item) => keepProductive(item, productive)))
     case 'repeat':
       return repeat(keepProductive(expr.item, productive), expr.min, expr.max)
-    case 'dispatch':
+    case 'dispatch': {
+      const tags = expr.tags.filter((tag) => productive.has(tag.body))
+      return tags.length === 0 ? NOTHING : { ...expr, tags }
+    }
     case 'text':
     case 'chars':
       return expr
@@ -155,7 +158,7 @@ function rulesIn(expr: Expr): string[] {
     case 'repeat':
       return rulesIn(expr.item)
     case 'dispatch':
-      return expr.tags.map((tag) => tag.then)
+      return expr.tags.map((tag) => tag.body)
     case 'text':
     case 'chars':
       return []

@@ -1,5 +1,6 @@
 /** What a caller may ask of an answer's form, and its translation into rules. Pure; runs in the grammar-reading thread. */
 
+import { RingletError } from '../../shared/errors.ts'
 import { toEbnf } from './ebnf.ts'
 import { type Expr, isNothing, leftRecursiveRule, prune, RuleBook } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
@@ -25,6 +26,8 @@ type RuleSpec =
 
 export interface SchemaRule {
   name: string
+  /** What its errors name. */
+  label: string
   schema: unknown
   strict: boolean
 }
@@ -77,16 +80,22 @@ function rootOf(spec: RuleSpec, book: RuleBook, notEnforced: string[]): Expr {
     case 'regex':
       return regexToExpr(spec.pattern)
     case 'rules':
-      for (const { name, schema, strict } of spec.schemas) {
-        book.rule(name, () => {
-          const compiled = schemaToExpr(book, schema, { strict })
-          notEnforced.push(...compiled.notEnforced)
-          return compiled.expr
-        })
+      for (const rule of spec.schemas) {
+        book.rule(rule.name, () => readSchemaRule(book, rule, notEnforced))
       }
       for (const [name, expr] of spec.rules) {
         book.rule(name, () => expr)
       }
       return spec.root
+  }
+}
+
+function readSchemaRule(book: RuleBook, { label, schema, strict }: SchemaRule, notEnforced: string[]): Expr {
+  try {
+    const compiled = schemaToExpr(book, schema, { strict })
+    notEnforced.push(...compiled.notEnforced.map((path) => `${label}: ${path}`))
+    return compiled.expr
+  } catch (error) {
+    throw error instanceof RingletError ? grammarInvalid(`${label}: ${error.message}`) : error
   }
 }

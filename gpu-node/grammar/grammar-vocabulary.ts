@@ -18,6 +18,13 @@ export interface GrammarVocabulary {
  */
 export const MARKER = '\u0001'
 
+/** How a grammar writes `text` where it may be a special token. */
+export function spellMarker(tokenizer: Tokenizer, text: string): string {
+  const tokenId = text === '' ? undefined : tokenizer.tokenId(text)
+  return tokenId !== undefined && tokenizer.isSpecial(tokenId) ? MARKER + text : text
+}
+
+/** `markers`: texts that grammars may ask for though they are special tokens. */
 export function grammarVocabulary(
   tokenizer: Tokenizer,
   width: number,

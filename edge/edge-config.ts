@@ -8,7 +8,7 @@ import type { SigningKeys } from '../shared/hmac.ts'
 const keyList = z.string().transform((text, context): SigningKeys['keys'] => {
   const keys = text.split(',').map((entry) => {
     const colon = entry.indexOf(':')
-    return { id: entry.slice(0, colon).trim(), secret: entry.slice(colon + 1).trim() }
+    return { id: entry.slice(0, Math.max(0, colon)).trim(), secret: entry.slice(colon + 1).trim() }
   })
   if (keys.some((key) => !/^[A-Za-z0-9_-]{1,32}$/.test(key.id) || key.secret.length < 16)) {
     context.addIssue('is a list of id:secret, each secret of at least 16 characters')
@@ -50,6 +50,8 @@ const configSchema = z.object({
     .enum(['wnam', 'enam', 'sam', 'weur', 'eeur', 'apac', 'oc', 'afr', 'me'])
     .or(z.literal(''))
     .default(''),
+  /** `all`: a line for each request and one for what it used; `errors`: only what was refused or failed. */
+  RINGLET_ACCESS_LOG: z.enum(['all', 'errors']).default('all'),
   /** Origins that browsers may call from, comma-separated, or `*`; empty: none. */
   RINGLET_CORS_ORIGINS: z
     .string()

@@ -27,6 +27,8 @@ interface Remembered {
 const remembered = new LRUCache<string, Remembered>({ max: 20_000 })
 
 export function createAliasStore(db: D1Database, now: () => number) {
+  let listed: { aliases: AliasView[]; readAt: number } | undefined
+
   async function resolve(alias: string): Promise<AdapterRef | undefined> {
     const known = remembered.get(alias)
     if (known !== undefined && now() - known.readAt < ALIAS_TTL_MS) {
@@ -44,6 +46,20 @@ export function createAliasStore(db: D1Database, now: () => number) {
     return results.map(toView)
   }
 
+  /** The list as of a moment ago, for those who ask often. */
+  async function listRecent(): Promise<readonly AliasView[]> {
+    if (listed === undefined || now() - listed.readAt >= ALIAS_TTL_MS) {
+      const readAt = now()
+      listed = { aliases: await list(), readAt }
+    }
+    return listed.aliases
+  }
+
+  function forget(alias: string): void {
+    remembered.delete(alias)
+    listed = undefined
+  }
+
   async function set(alias: string, target: SetAlias): Promise<AliasView> {
     const { source, id, revision = null, ifGeneration } = target
     const written = await db
@@ -58,7 +74,7 @@ export function createAliasStore(db: D1Database, now: () => number) {
       )
       .bind(alias, source, id, revision, now(), ifGeneration ?? null)
       .first<AliasRow>()
-    remembered.delete(alias)
+    forget(alias)
     if (written === null) {
       throw await generationConflict(alias, ifGeneration)
     }
@@ -70,7 +86,7 @@ export function createAliasStore(db: D1Database, now: () => number) {
       .prepare('DELETE FROM aliases WHERE alias = ?1 AND (?2 IS NULL OR generation = ?2) RETURNING alias')
       .bind(alias, ifGeneration ?? null)
       .first()
-    remembered.delete(alias)
+    forget(alias)
     if (removed !== null) {
       return
     }
@@ -91,7 +107,7 @@ export function createAliasStore(db: D1Database, now: () => number) {
     return db.prepare('SELECT * FROM aliases WHERE alias = ?').bind(alias).first<AliasRow>()
   }
 
-  return { resolve, list, set, remove }
+  return { resolve, list, listRecent, set, remove }
 }
 
 export type AliasStore = ReturnType<typeof createAliasStore>

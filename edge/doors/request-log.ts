@@ -15,6 +15,9 @@ export interface RequestLog {
 export const requestLog = createMiddleware<AppEnv>(async function requestLog(c, next) {
   const startedAt = c.env.now()
   await next()
+  if (c.env.config.RINGLET_ACCESS_LOG === 'errors' && c.res.ok) {
+    return
+  }
   const node = c.res.headers.get('x-ringlet-node')
   c.env.log('request', {
     requestId: c.var.requestId,

@@ -29,7 +29,9 @@ export function modelRoutes(): Hono<AppEnv> {
     const snapshot = await forwardDeps(c).fleet()
     const { scopes } = c.var.tenant
     const bases = snapshot.baseModels.filter((name) => mayUseBase(name, scopes))
-    const aliases = (await c.env.aliases.list()).filter((alias) => scopeRefusal(toRef(alias), scopes) === undefined)
+    const aliases = (await c.env.aliases.listRecent()).filter(
+      (alias) => scopeRefusal(toRef(alias), scopes) === undefined,
+    )
     return c.json({
       object: 'list',
       data: [

@@ -145,6 +145,9 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
   )
   const end = (usage: ForwardUsage | undefined) => {
     stopWatching()
+    if (usage !== undefined) {
+      logEnd(c, resolved.usageName, usage)
+    }
     void admission.settle(toUsed(usage, resolved.usageName)).then(settled)
   }
   const { maxNewTokens } = admission
@@ -177,6 +180,15 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
   } catch (error) {
     end(undefined)
     throw error
+  }
+}
+
+/** A stream's line in the request log is written at its start; this one says how it ended. */
+function logEnd(c: AppContext, adapter: string, usage: ForwardUsage): void {
+  const { config, log } = c.env
+  if (config.RINGLET_ACCESS_LOG === 'all' || usage.outcome !== 'ok') {
+    const { requestId, tenant } = c.var
+    log('request_end', { requestId, tenant: tenant.tenantId, adapter, ...usage })
   }
 }
 

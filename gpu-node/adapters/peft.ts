@@ -210,6 +210,9 @@ function checkMissing(missing: string[], adapted: string[], report: LoadReport):
 }
 
 function checkEffect(report: LoadReport): void {
+  if (report.problems.length > 0) {
+    return
+  }
   if (report.modules.length === 0 && report.savedModules.length === 0) {
     report.problems.push('the adapter adapts no module of this base')
     return

@@ -47,6 +47,7 @@ export function addAdapterRoutes(app: Hono, context: NodeContext, guard: TicketG
     const lease = await adapters.acquire(selection, options)
     try {
       await engine.pinAdapter(lease.packed)
+      await engine.freshStats()
     } catch (error) {
       adapters.unpin(listing.ref)
       throw error
@@ -67,6 +68,7 @@ export function addAdapterRoutes(app: Hono, context: NodeContext, guard: TicketG
     const ticket = await guard(c.req.raw.headers, ['admin'])
     const listing = await adapters.unload(await readName(c, ticket))
     await engine.unloadAdapter(listing.digest)
+    await engine.freshStats()
     return c.json(listed(listing))
   })
 }

@@ -22,7 +22,9 @@ export function createApp(context: NodeContext): Hono {
     const code = c.error instanceof RingletError ? c.error.code : c.res.ok ? 'ok' : String(c.res.status)
     // Registered routes only: a path from outside is no label.
     const route = c.req.routePath === '/*' ? 'unknown' : c.req.path
-    context.metrics.requestEnded(route, code, seconds)
+    if (!isStream(c.res)) {
+      context.metrics.requestEnded(route, code, seconds)
+    }
     const requestId = c.req.header('x-request-id')?.slice(0, 128)
     context.log.debug({ requestId, route, status: c.res.status, code, ms: Math.round(seconds * 1000) }, 'request')
   })
@@ -43,4 +45,9 @@ export function createApp(context: NodeContext): Hono {
     return errorResponse(error, apiOf(c.req.path))
   })
   return app
+}
+
+/** Its headers are no end: the stream itself reports that. */
+function isStream(response: Response): boolean {
+  return response.headers.get('content-type')?.startsWith('text/event-stream') === true
 }

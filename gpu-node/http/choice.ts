@@ -28,6 +28,8 @@ export interface Choice {
   /** All tokens, delivered ones included. */
   readonly tokenCount: number
   readonly text: string
+  /** The beginning of `text` that came with replayed tokens. */
+  readonly replayedText: string
   readonly logprobSum: number
   readonly finish: ChoiceFinish | undefined
   /** Replays a token that the client has. True: the answer is complete with it. */
@@ -40,6 +42,7 @@ export interface Choice {
 export function createChoice(index: number, tokenizer: Tokenizer, options: TextStreamOptions): Choice {
   const stream = createTextStream(tokenizer, options)
   let tokenCount = 0
+  let replayedLength = 0
   let logprobSum = 0
   let finish: ChoiceFinish | undefined
   const end = (reason: ChoiceFinish): ChoiceEvent[] => {
@@ -57,6 +60,9 @@ export function createChoice(index: number, tokenizer: Tokenizer, options: TextS
     get text() {
       return stream.text
     },
+    get replayedText() {
+      return stream.text.slice(0, replayedLength)
+    },
     get logprobSum() {
       return logprobSum
     },
@@ -65,7 +71,9 @@ export function createChoice(index: number, tokenizer: Tokenizer, options: TextS
     },
     replay: (tokenId) => {
       tokenCount++
-      return stream.push(tokenId).stopped
+      const { stopped } = stream.push(tokenId)
+      replayedLength = stream.text.length
+      return stopped
     },
     push: (token) => {
       if (finish !== undefined) {

@@ -21,8 +21,8 @@ export interface EventWriter {
 export interface EventStreamOptions {
   headers: Record<string, string>
   heartbeatMs: number
-  /** Called once when the client leaves or the stream ends. */
-  onClosed: () => void
+  /** Called once when the client leaves or the stream ends; `code`: `ok`, `client_gone` or an error's. */
+  onClosed: (code: string) => void
   /** Data of an error event, in the API's shape. */
   errorData: (error: RingletError) => string
   toError: (error: unknown) => RingletError
@@ -38,8 +38,16 @@ export function eventStream(c: Context, options: EventStreamOptions): Response {
   }
   c.header('x-accel-buffering', 'no')
   return streamSSE(c, async (stream) => {
-    stream.onAbort(options.onClosed)
     let spoken = false
+    let closed = false
+    const close = (code: string): void => {
+      if (!closed) {
+        closed = true
+        clearInterval(heartbeat)
+        options.onClosed(code)
+      }
+    }
+    stream.onAbort(() => close('client_gone'))
     const heartbeat = setInterval(() => {
       if (!spoken) {
         void stream.write(HEARTBEAT_COMMENT)
@@ -62,15 +70,14 @@ export function eventStream(c: Context, options: EventStreamOptions): Response {
     try {
       await options.write(writer)
       await stream.write(END_COMMENT)
+      close('ok')
     } catch (thrown) {
       const error = options.toError(thrown)
       if (!stream.aborted && !error.kind.retryElsewhere) {
         await writer.send(options.errorData(error))
         await stream.write(END_COMMENT)
       }
-    } finally {
-      clearInterval(heartbeat)
-      options.onClosed()
+      close(stream.aborted ? 'client_gone' : error.code)
     }
   })
 }

@@ -40,6 +40,8 @@ export function addGenerateRoutes(app: Hono, context: NodeContext, guard: Ticket
 }
 
 interface Job {
+  /** On the steady clock. */
+  arrivedAt: number
   ticket: Ticket
   parsed: ParsedGenerate
   delivered: Delivered
@@ -58,12 +60,13 @@ async function handleGenerate(
   guard: TicketGuard,
   resume: ResumeBuffer,
 ): Promise<Response> {
+  const arrivedAt = context.clock.steady()
   const ticket = await guard(c.req.raw.headers, ['generate'])
   const body = await readJsonBody(c.req.raw, context.limits.maxBodyBytes)
   const parsed = parseGenerateBody(body, route, context.limits)
   const gone = new AbortController()
   c.req.raw.signal.addEventListener('abort', () => gone.abort())
-  const job: Job = { ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
+  const job: Job = { arrivedAt, ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
   return parsed.stream ? replyStream(c, resumed(c, job, body, resume), context) : replyWhole(c, job, context)
 }
 
@@ -146,7 +149,10 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
         : {}),
     },
     heartbeatMs: context.limits.heartbeatMs,
-    onClosed: () => gone.abort(),
+    onClosed: (code) => {
+      gone.abort()
+      context.metrics.requestEnded(parsed.route, code, (context.clock.steady() - job.arrivedAt) / 1000)
+    },
     toError: toRingletError,
     errorData: (error) => JSON.stringify(errorBody(error, parsed.api)),
     onSent: job.sent.note,

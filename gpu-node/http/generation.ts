@@ -10,6 +10,8 @@ import type { Delivered, Ticket } from '../../shared/ticket.ts'
 import type { AdapterLease, AdapterTokens, LoadProgress } from '../adapters/adapter-store.ts'
 import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GrammarSpec } from '../grammar/grammar-spec.ts'
+import { spellMarker } from '../grammar/grammar-vocabulary.ts'
+import { toolGrammar, toToolError } from '../tools/tool-grammar.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
@@ -112,8 +114,16 @@ async function bothOrNeither<A extends Held, B extends Held>(a: Promise<A>, b: P
 }
 
 async function acquireGrammar(context: NodeContext, input: GenerationInput): Promise<GrammarLease | undefined> {
-  const { format } = input.request
-  return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), input.signal)
+  const { format, toolUse } = input.request
+  if (toolUse === undefined || toolUse.choice.kind === 'none') {
+    return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), input.signal)
+  }
+  const spell = (text: string): string => spellMarker(context.tokenizer, text)
+  try {
+    return await context.grammars.acquire(toolGrammar(context.toolFormat, toolUse, spell, format), input.signal)
+  } catch (error) {
+    throw toToolError(error)
+  }
 }
 
 function toGrammarSpec(format: OutputFormat): GrammarSpec {

@@ -9,6 +9,7 @@ import type { GrammarService } from '../grammar/grammar-service.ts'
 import type { NodeMetrics } from '../metrics.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
+import type { ToolFormat } from '../tools/tool-format.ts'
 
 export interface NodeClock {
   /** Unix ms of the wall clock; tickets and replies. */
@@ -46,6 +47,8 @@ export interface NodeContext {
   grammars: GrammarService
   tokenizer: Tokenizer
   chatTemplate: ChatTemplate | undefined
+  /** How this model writes tool calls. */
+  toolFormat: ToolFormat
   /** Token ids that end a sequence. */
   eosTokens: readonly number[]
   ticketKeys: TicketKeys

@@ -4,6 +4,8 @@ import type { GenerateRequest, PromptInput } from '../../shared/api/generate-req
 import { RingletError } from '../../shared/errors.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
+import type { ToolFormat } from '../tools/tool-format.ts'
+import { withToolsAsText } from '../tools/tool-prompt.ts'
 
 export interface PromptLimits {
   /** Prompt and generated tokens together. */
@@ -23,6 +25,7 @@ export interface PreparedPrompt {
 export interface PromptParts {
   tokenizer: Tokenizer
   chatTemplate: ChatTemplate | undefined
+  toolFormat: ToolFormat
 }
 
 export function preparePrompt(
@@ -84,9 +87,11 @@ function encodePrompt(
       if (parts.chatTemplate === undefined) {
         throw new RingletError('template_failed', 'this model has no chat template; use a completion route')
       }
+      const { readsTools } = parts.chatTemplate
+      const { toolUse } = request
       const text = parts.chatTemplate.render({
-        messages: prompt.messages,
-        tools: request.toolUse === undefined || request.toolUse.choice.kind === 'none' ? [] : request.toolUse.tools,
+        messages: readsTools ? prompt.messages : withToolsAsText(prompt.messages, toolUse, parts.toolFormat),
+        tools: readsTools && toolUse !== undefined && toolUse.choice.kind !== 'none' ? toolUse.tools : [],
         variables: prompt.templateVariables,
       })
       // The template writes its own special tokens.

@@ -6,6 +6,7 @@ import type { AdapterLease } from '../adapters/adapter-store.ts'
 import type { EngineEvent } from '../engine/engine-types.ts'
 import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GenerationMeter } from '../metrics.ts'
+import { formatMarkers } from '../tools/tool-format.ts'
 import { type Choice, type ChoiceEvent, createChoice } from './choice.ts'
 import { createEventQueue, type EventQueue } from './event-queue.ts'
 import type { Generation, GenerationInput, GenerationTimings, ServedAdapter } from './generation.ts'
@@ -77,7 +78,11 @@ export class RunningGeneration implements Generation {
   }
 
   #createChoice(plan: SequencePlan, request: GenerateRequest): Choice {
-    return createChoice(plan.sequence, this.#parts.context.tokenizer, {
+    const { tokenizer, toolFormat } = this.#parts.context
+    const markers = request.toolUse === undefined ? [] : formatMarkers(toolFormat)
+    const shown = markers.map((marker) => tokenizer.tokenId(marker)).filter((id) => id !== undefined)
+    return createChoice(plan.sequence, tokenizer, {
+      shownSpecial: new Set(shown),
       stop: request.stop,
       keepStopText: request.keepStopText,
       standsAlone: !request.echoPrompt,

@@ -9,7 +9,7 @@ import { responseHeaders } from './response-headers.ts'
 import { isEventStream, relayStream } from './stream-relay.ts'
 
 export const forward: Forward = async (request, deps) => {
-  const end = endOnce(request)
+  const end = endOnce(request, deps)
   deps.state.retryBudget.noteRequest()
   const query = {
     selection: request.selection,
@@ -93,13 +93,26 @@ function usageOf({ route, response }: Connection): Omit<ForwardUsage, 'outcome'>
   }
 }
 
-/** A request is reported once, whatever ways of ending meet. */
-function endOnce(request: ForwardRequest): (usage: Partial<ForwardUsage> & { outcome: string }) => void {
+/**
+ * A request is reported once, whatever ways of ending meet. Until then the request's context is kept: workerd stops running
+ * the code of a client that left, and its tokens would go unmetered.
+ */
+function endOnce(
+  request: ForwardRequest,
+  deps: ForwardDeps,
+): (usage: Partial<ForwardUsage> & { outcome: string }) => void {
   let ended = false
+  let release: () => void
+  deps.waitUntil(
+    new Promise<void>((resolve) => {
+      release = resolve
+    }),
+  )
   return (usage) => {
     if (!ended) {
       ended = true
       request.onEnd({ promptTokens: 0, generatedTokens: 0, ...usage })
+      release()
     }
   }
 }

@@ -23,9 +23,10 @@ export async function prefetchEarly(request: PrefetchRequest, deps: ForwardDeps)
   }
   const { selection, placementKey } = request
   const { routingSecret } = deps
-  const node = deps.state.router.peek({ selection, placementKey, routingSecret }, await deps.fleet())
-  if (node !== undefined) {
-    hint(request, node, deps)
+  const snapshot = await deps.fleet()
+  const placement = deps.state.router.preview({ selection, placementKey, routingSecret }, snapshot)
+  if (placement !== undefined) {
+    hint(request, snapshot.ring.nodes[placement.index]!, deps)
   }
 }
 

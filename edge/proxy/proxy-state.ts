@@ -13,6 +13,11 @@ export interface ProxyTimings {
   stallMs: number
   /** How often a silent node is looked up in the fleet: one that left the ring is given up. */
   watchMs: number
+  /**
+   * A client that takes nothing for this long has left: when a write to it fails, workerd may drop the stream without a
+   * word. Below the 30 s for which Cloudflare keeps a request's context after that.
+   */
+  clientIdleMs: number
   /** A broken stream waits this long for a node that can continue it. */
   patienceMs: number
   /** Pause between two looks at the fleet while waiting for one. */
@@ -26,6 +31,7 @@ export const DEFAULT_TIMINGS: ProxyTimings = {
   replyMs: 600_000,
   stallMs: 60_000,
   watchMs: 2_000,
+  clientIdleMs: 20_000,
   patienceMs: 20_000,
   patienceStepMs: 250,
   attempts: 4,

@@ -33,12 +33,15 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   const digest = first.response.headers.get('x-adapter-digest')
   let upstream: Upstream | undefined = toUpstream(first, progress)
   let ended = false
+  /** Since when the client has taken nothing; `undefined` while a read of it waits for bytes. */
+  let idleSince: number | undefined = deps.now()
   let barrenBreaks = 0
   let tokensAtBreak = 0
 
   const finish = (outcome: string): void => {
     if (!ended) {
       ended = true
+      clearInterval(idleWatch)
       request.clientSignal.removeEventListener('abort', leave)
       upstream?.connection.close()
       onEnd(outcome, progress.tokens)
@@ -46,6 +49,12 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   }
   const leave = () => finish('client_gone')
   request.clientSignal.addEventListener('abort', leave)
+  const { clientIdleMs } = deps.state.timings
+  const idleWatch = setInterval(() => {
+    if (idleSince !== undefined && deps.now() - idleSince >= clientIdleMs) {
+      leave()
+    }
+  }, clientIdleMs / 4)
 
   /** The next bytes for the client; `undefined` after the last. */
   const next = async (): Promise<Uint8Array[] | undefined> => {
@@ -94,32 +103,46 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
     }
     const deadline = deps.now() + timings.patienceMs
     for (;;) {
-      const pick = deps.state.router.reopen(query, first.route.node)
-      const reached = await reachNode(request, pick, { made: 0 }, deps, delivered)
-      if (reached.kind === 'connected') {
-        const { connection } = reached
-        if (connection.response.headers.get('x-adapter-digest') === digest && isEventStream(connection.response)) {
-          const nodeId = connection.route.node.nodeId
-          deps.log('stream_continued', { requestId: request.requestId, nodeId, tokens: progress.tokens })
-          return toUpstream(connection, progress)
-        }
-        // The adapter's newest version is another by now; to go on with it would mix two adapters in one answer.
-        connection.close()
-        throw lost('the adapter has changed since the stream began')
+      const round = await tryNodes(delivered)
+      if (typeof round !== 'string') {
+        return round
       }
+      if (deps.now() >= deadline) {
+        throw lost(round)
+      }
+      await sleep(timings.patienceStepMs)
+    }
+  }
+
+  /** Each node at most once, up to `attempts` of them; why none took it, if none did. */
+  const tryNodes = async (delivered: string): Promise<Upstream | string> => {
+    const pick = deps.state.router.reopen(query, first.route.node)
+    const tries = { made: 0 }
+    let why = 'no other could continue it'
+    for (;;) {
+      const reached = await reachNode(request, pick, tries, deps, delivered)
       if (reached.kind === 'refused' && !reached.retry) {
         throw new RefusedError(reached.refusal)
       }
-      if (deps.now() >= deadline) {
-        throw lost('no other node could continue it')
+      if (reached.kind !== 'connected') {
+        return why
       }
-      await sleep(timings.patienceStepMs)
+      const { connection } = reached
+      if (connection.response.headers.get('x-adapter-digest') === digest && isEventStream(connection.response)) {
+        const nodeId = connection.route.node.nodeId
+        deps.log('stream_continued', { requestId: request.requestId, nodeId, tokens: progress.tokens })
+        return toUpstream(connection, progress)
+      }
+      // The adapter's newest version is another by now; to go on with it would mix two adapters in one answer.
+      connection.close()
+      why = 'the adapter has changed since the stream began'
     }
   }
 
   return new ReadableStream<Uint8Array>(
     {
       pull: async (controller) => {
+        idleSince = undefined
         let bytes: Uint8Array[] | undefined
         let outcome = 'ok'
         try {
@@ -130,6 +153,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
             controller.enqueue(toEvent(error, request))
           }
         }
+        idleSince = deps.now()
         if (ended) {
           return
         }

@@ -5,7 +5,7 @@ import type { AdapterTier } from '../../shared/fleet.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
 import { loadLimit } from './bounded-load.ts'
 import { keyHash, residentHash } from './hash.ts'
-import { type PlacementReason, placeAdapter, placeBase } from './place.ts'
+import type { PlacementReason } from './place.ts'
 import { claim, rankOwners } from './ring.ts'
 import type { Router } from './router.ts'
 
@@ -45,7 +45,7 @@ export interface ExplainQuery {
   placementKey: string
   routingSecret: string
   snapshot: FleetSnapshot
-  router: Pick<Router, 'loads' | 'hot' | 'bound' | 'isSuspect'>
+  router: Pick<Router, 'loads' | 'hot' | 'bound' | 'isSuspect' | 'preview'>
 }
 
 export function explainPlacement(query: ExplainQuery): PlacementExplanation {
@@ -56,14 +56,7 @@ export function explainPlacement(query: ExplainQuery): PlacementExplanation {
   const owners = router.hot.owners(key)
   const loads = router.loads(snapshot)
   const total = loads.reduce((sum, load) => sum + load, 0)
-  const suspects = new Set(ring.nodes.flatMap((node, index) => (router.isSuspect(node) ? [index] : [])))
-
-  const placed = (tried: ReadonlySet<number>) =>
-    selection.kind === 'base'
-      ? placeBase({ ring, loads, key, tried })
-      : placeAdapter({ ring, loads, bound: router.bound, key, resident, owners, tried })
-  const placement = placed(suspects) ?? placed(new Set())
-
+  const placement = router.preview({ selection, placementKey, routingSecret }, snapshot)
   const ranked = rankOwners(ring, key, ring.nodes.length)
   const draining = ring.nodes.flatMap((node, index) => (node.draining ? [index] : []))
   const nodes = [...ranked, ...draining].map((index, position): ExplainedNode => {
@@ -79,7 +72,7 @@ export function explainPlacement(query: ExplainQuery): PlacementExplanation {
       limit,
       withinBound: loads[index]! < limit,
       draining: node.draining,
-      suspect: suspects.has(index),
+      suspect: router.isSuspect(node),
     }
   })
   const inRing = new Set(ring.nodes)

@@ -35,8 +35,8 @@ export interface Router {
   open: (query: RouteQuery, snapshot: FleetSnapshot) => RoutePicker
   /** Routes the rest of a stream: only to nodes with the same base, if possible in the same number format. */
   reopen: (query: RouteQuery, like: Pick<FleetNode, 'baseDigest' | 'dtype'>) => RoutePicker
-  /** The node that a request for this adapter would go to now; nothing is counted. */
-  peek: (query: RouteQuery, snapshot: FleetSnapshot) => FleetNode | undefined
+  /** Where a request would go now, as an index of the ring; nothing is counted. */
+  preview: (query: RouteQuery, snapshot: FleetSnapshot) => Placement | undefined
   /** In flight now on each node of the ring: as reported, and what this isolate has begun and ended since. */
   loads: (snapshot: FleetSnapshot) => Float64Array
   /** The node did not answer: others come first until it has sent a heartbeat again. */
@@ -55,7 +55,9 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   const hot = createHotAdapters(now)
   /** `reported - own count at the time of the report`, by ring index; made once a snapshot. */
   const offsets = new WeakMap<FleetSnapshot, Float64Array>()
-  const failedAt = new Map<string, number>()
+  /** `order` counts failures: many happen within one tick of a Worker's clock. */
+  const failures = new Map<string, { at: number; order: number }>()
+  let failureCount = 0
 
   const loads = (snapshot: FleetSnapshot): Float64Array => {
     const { nodes } = snapshot.ring
@@ -71,27 +73,50 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   }
 
   const isSuspect = (node: FleetNode): boolean => {
-    const failed = failedAt.get(node.nodeId)
-    if (failed === undefined) {
+    const failure = failures.get(node.nodeId)
+    if (failure === undefined) {
       return false
     }
-    if (node.lastSeenAt > failed) {
-      failedAt.delete(node.nodeId)
+    if (node.lastSeenAt > failure.at) {
+      failures.delete(node.nodeId)
       return false
     }
     return true
   }
 
-  const place = (query: RouteQuery, snapshot: FleetSnapshot, owners: number, tried: ReadonlySet<number>) => {
+  const lastFailure = (node: FleetNode): number => failures.get(node.nodeId)?.order ?? 0
+
+  /** `never` nodes are not taken, `later` ones only when no other is left: then those first that failed longest ago. */
+  const choose = (
+    query: RouteQuery,
+    snapshot: FleetSnapshot,
+    owners: number,
+    never: (node: FleetNode) => boolean,
+    later: (node: FleetNode) => boolean,
+  ): Placement | undefined => {
     const { ring } = snapshot
     const key = keyHash(query.placementKey, query.routingSecret)
-    const common = { ring, loads: loads(snapshot), key, tried }
-    return query.selection.kind === 'base'
-      ? placeBase(common)
-      : placeAdapter({ ...common, bound, owners, resident: residentHash(selectionKey(query.selection)) })
+    const resident = residentHash(selectionKey(query.selection))
+    const common = { ring, loads: loads(snapshot), key }
+    const without = (skipped: (node: FleetNode) => boolean) => {
+      const tried = new Set<number>()
+      ring.nodes.forEach((node, index) => {
+        if (skipped(node)) {
+          tried.add(index)
+        }
+      })
+      return query.selection.kind === 'base'
+        ? placeBase({ ...common, tried })
+        : placeAdapter({ ...common, tried, bound, owners, resident })
+    }
+    const placement = without((node) => never(node) || later(node))
+    if (placement !== undefined) {
+      return placement
+    }
+    const oldest = Math.min(...ring.nodes.filter((node) => !never(node)).map(lastFailure))
+    return without((node) => never(node) || lastFailure(node) > oldest)
   }
 
-  /** `excluded` nodes are never taken, `later` ones only when no other is left. */
   const picker = (
     query: RouteQuery,
     owners: number,
@@ -100,20 +125,12 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   ): RoutePicker => {
     const tried = new Set<string>()
     return (snapshot) => {
-      const { nodes } = snapshot.ring
-      const indices = (matches: (node: FleetNode) => boolean) =>
-        new Set(nodes.flatMap((node, index) => (matches(node) ? [index] : [])))
       const never = (node: FleetNode) => tried.has(node.nodeId) || excluded(node)
-      const placement: Placement | undefined =
-        place(
-          query,
-          snapshot,
-          owners,
-          indices((node) => never(node) || later(node)),
-        ) ?? place(query, snapshot, owners, indices(never))
+      const placement = choose(query, snapshot, owners, never, later)
       if (placement === undefined) {
         return undefined
       }
+      const { nodes } = snapshot.ring
       const node = nodes[placement.index]!
       tried.add(node.nodeId)
       const prefetch = placement.prefetch === undefined ? undefined : nodes[placement.prefetch]
@@ -128,7 +145,10 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     hot,
     loads,
     isSuspect,
-    suspect: (nodeId) => failedAt.set(nodeId, now()),
+    suspect: (nodeId) => {
+      failureCount += 1
+      failures.set(nodeId, { at: now(), order: failureCount })
+    },
     open: (query, snapshot) => {
       const isBase = query.selection.kind === 'base'
       const key = keyHash(query.placementKey, query.routingSecret)
@@ -142,9 +162,6 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
         (node) => node.baseDigest !== like.baseDigest,
         (node) => node.dtype !== like.dtype || isSuspect(node),
       ),
-    peek: (query, snapshot) => {
-      const placement = place(query, snapshot, ownersOf(query), new Set())
-      return placement === undefined ? undefined : snapshot.ring.nodes[placement.index]
-    },
+    preview: (query, snapshot) => choose(query, snapshot, ownersOf(query), () => false, isSuspect),
   }
 }

@@ -64,7 +64,8 @@ export const ERROR_KINDS = {
   node_draining: kind(503, 'overloaded', 'server_error', true),
   engine_failed: kind(500, 'generation', 'server_error', true),
   stream_broken: kind(502, 'incomplete_generation', 'server_error', true),
-  resume_unknown: kind(404, 'not_found', 'invalid_request_error'),
+  // Another node may have served the stream that is to be resumed.
+  resume_unknown: kind(404, 'not_found', 'invalid_request_error', true),
   conflict: kind(409, 'validation', 'invalid_request_error'),
   internal: kind(500, 'generation', 'server_error'),
 } as const satisfies Record<string, ErrorKind>

@@ -32,7 +32,15 @@ export const crossOrigin = createMiddleware<AppEnv>(async function crossOrigin(c
   const open = cors({
     origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
-    allowHeaders: ['authorization', 'content-type', 'x-adapter-token', 'x-request-id', 'traceparent'],
+    allowHeaders: [
+      'authorization',
+      'content-type',
+      'last-event-id',
+      'traceparent',
+      'x-adapter-token',
+      'x-progress',
+      'x-request-id',
+    ],
     exposeHeaders: EXPOSED,
     maxAge: 600,
   })

@@ -15,6 +15,8 @@ export interface ForwardRequest {
   /** The body as it came in (JSON text); the node parses it again, the ticket overrules it. */
   bodyText: string
   accept: string | undefined
+  /** Headers of the client that mean something to the node: `last-event-id`, `x-progress`. */
+  clientHeaders?: Readonly<Record<string, string>>
   action: TicketAction
   /** The body or the route asks for server-sent events. */
   stream: boolean

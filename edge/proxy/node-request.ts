@@ -26,7 +26,7 @@ export type TicketClaims = Pick<
 >
 
 export type NodeCall = TicketClaims &
-  Pick<ForwardRequest, 'path' | 'bodyText' | 'accept' | 'adapterTokens' | 'traceparent'>
+  Pick<ForwardRequest, 'path' | 'bodyText' | 'accept' | 'clientHeaders' | 'adapterTokens' | 'traceparent'>
 
 export interface NodeRequestDeps {
   ticketKeys: TicketKeys
@@ -41,6 +41,7 @@ export async function createNodeRequest(
   delivered?: string,
 ): Promise<{ url: string; init: RequestInit }> {
   const headers = new Headers({
+    ...call.clientHeaders,
     'content-type': 'application/json',
     // The relay reads the body as text: no compression on the way.
     'accept-encoding': 'identity',

@@ -22,6 +22,9 @@ import { type Admission, admitRequest } from '../tenants/admission.ts'
 import type { UsageReport } from '../tenants/usage-table.ts'
 import type { RequestSize } from './request-size.ts'
 
+/** An event's id names the tokens of one event. */
+const MAX_CLIENT_HEADER = 8192
+
 export interface ServeRequest {
   action: TicketAction
   /** With the query. */
@@ -157,6 +160,7 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
         path: request.path,
         bodyText: request.bodyText,
         accept: c.req.header('accept'),
+        clientHeaders: clientHeaders(c),
         action: request.action,
         stream: request.stream,
         errorStyle: known.errorStyle,
@@ -190,6 +194,17 @@ function logEnd(c: AppContext, adapter: string, usage: ForwardUsage): void {
     const { requestId, tenant } = c.var
     log('request_end', { requestId, tenant: tenant.tenantId, adapter, ...usage })
   }
+}
+
+/** What a client says about its stream to the node: where it broke off, and that it wants to see the progress. */
+function clientHeaders(c: AppContext): Record<string, string> {
+  const names = ['last-event-id', 'x-progress'] as const
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const value = c.req.header(name)
+      return value === undefined || value.length > MAX_CLIENT_HEADER ? [] : [[name, value]]
+    }),
+  )
 }
 
 function toUsed(usage: ForwardUsage | undefined, adapter: string): UsageReport | undefined {

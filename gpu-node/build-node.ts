@@ -24,6 +24,7 @@ import { resolveBase } from './model/resolve-base.ts'
 import { createChatTemplate } from './text/chat-template.ts'
 import { createTokenizer } from './text/tokenizer.ts'
 import { readTokenizerFiles } from './text/tokenizer-files.ts'
+import { detectToolFormat, formatMarkers } from './tools/tool-format.ts'
 
 /** Larger bodies than any context needs; the edge's own cap is lower. */
 const MAX_BODY_BYTES = 32 * 2 ** 20
@@ -62,7 +63,9 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
   const { chatTemplates } = files
   const { bosText, eosText } = tokenizer
   const chatTemplate = createChatTemplate({ templates: chatTemplates, bosText, eosText })
-  const grammars = new GrammarService(grammarVocabulary(tokenizer, spec.vocabSize, eosTokens))
+  const toolFormat = detectToolFormat(chatTemplates.values())
+  const markers = formatMarkers(toolFormat)
+  const grammars = new GrammarService(grammarVocabulary(tokenizer, spec.vocabSize, eosTokens, markers))
   const engine = await startEngine(
     {
       runner: {
@@ -110,6 +113,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
     grammars,
     tokenizer,
     chatTemplate,
+    toolFormat,
     eosTokens,
     ticketKeys: options.ticketKeys,
     clock,

@@ -12,6 +12,7 @@ import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GrammarSpec } from '../grammar/grammar-spec.ts'
 import { spellMarker } from '../grammar/grammar-vocabulary.ts'
 import { toolGrammar, toToolError } from '../tools/tool-grammar.ts'
+import type { ToolParser } from '../tools/tool-parser.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
@@ -60,6 +61,8 @@ export interface Generation {
   timings: GenerationTimings
   /** Ends when all choices have; throws when one failed or the client left. To be read once. */
   events: AsyncIterable<ChoiceEvent[]>
+  /** For each choice its own; undefined: the request offers no tools. */
+  createToolParser: (() => ToolParser) | undefined
   /** Ends what still runs; `events` throws then. */
   abort(): void
 }

@@ -11,6 +11,7 @@ import type {
 import type { ParsedOpenAi } from '../../shared/api/openai-request.ts'
 import type { Ticket } from '../../shared/ticket.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
+import { type ToolMessage, toolCallId, toToolMessage } from '../tools/tool-reply.ts'
 import type { ChoiceFinish, ChoiceToken } from './choice.ts'
 import { bestFirst, type ChoiceResult } from './choice-results.ts'
 import type { Generation } from './generation.ts'
@@ -39,16 +40,31 @@ export function toChatCompletion(shape: OpenAiShape, generation: Generation, res
   return {
     ...envelope(shape, 'chatcmpl'),
     object: 'chat.completion',
-    choices: results.map((result, index) => ({
-      index,
-      message: { role: 'assistant', content: result.text, refusal: null },
-      logprobs: shape.parsed.reply.logprobs
-        ? { content: toChatLogprobs(shape.tokenizer, result.tokens), refusal: null }
-        : null,
-      finish_reason: toOpenAiFinish(result.finish),
-    })),
+    choices: results.map((result, index) => {
+      const { content, toolCalls } = messageOf(shape, generation, result)
+      return {
+        index,
+        message: {
+          role: 'assistant',
+          content,
+          refusal: null,
+          ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls }),
+        },
+        logprobs: shape.parsed.reply.logprobs
+          ? { content: toChatLogprobs(shape.tokenizer, result.tokens), refusal: null }
+          : null,
+        finish_reason: toOpenAiFinish(result.finish, toolCalls.length),
+      }
+    }),
     usage: usageOf(generation),
   }
+}
+
+function messageOf(shape: OpenAiShape, generation: Generation, result: ChoiceResult): ToolMessage {
+  const parser = generation.createToolParser?.()
+  return parser === undefined
+    ? { content: result.text, toolCalls: [] }
+    : toToolMessage(parser, result.text, (index) => toolCallId(shape.ticket.requestId, result.sequence, index))
 }
 
 /** Of each prompt's `best_of` sequences the best `n`, prompts in order. */
@@ -94,8 +110,8 @@ export function usageOf(generation: Generation): Usage {
   }
 }
 
-export function toOpenAiFinish(finish: ChoiceFinish): OpenAiFinish {
-  return finish === 'length' ? 'length' : 'stop'
+export function toOpenAiFinish(finish: ChoiceFinish, toolCalls = 0): OpenAiFinish {
+  return finish === 'length' ? 'length' : toolCalls > 0 ? 'tool_calls' : 'stop'
 }
 
 export function toChatLogprobs(tokenizer: Tokenizer, tokens: readonly ChoiceToken[]): ChatLogprob[] {

@@ -1,7 +1,8 @@
 /** OpenAI's streams: chunks by choice, usage if asked for, `[DONE]` after success. */
 
 import type { ChatChunk, ChatDelta, CompletionChunk } from '../../shared/api/openai-reply.ts'
-import type { ChoiceFinish, ChoiceToken } from './choice.ts'
+import { type ToolDelta, toolCallId, toToolDelta } from '../tools/tool-reply.ts'
+import type { Choice, ChoiceFinish, ChoiceToken } from './choice.ts'
 import type { EventWriter } from './event-stream.ts'
 import type { Generation } from './generation.ts'
 import {
@@ -18,7 +19,13 @@ import type { StreamPosition } from './stream-position.ts'
 
 /** How one route's chunks look; text and tokens since the choice's last chunk, and the end if this is it. */
 interface ChunkShape {
-  chunk(choice: number, text: string, tokens: readonly ChoiceToken[], finish: ChoiceFinish | undefined): object
+  /** `undefined`: nothing to say yet; the tokens come again with the next text. */
+  chunk(
+    choice: number,
+    text: string,
+    tokens: readonly ChoiceToken[],
+    finish: ChoiceFinish | undefined,
+  ): object | undefined
   usageChunk(): object
 }
 
@@ -34,9 +41,11 @@ export async function writeOpenAiStream(
   /** Tokens of a choice whose text is still held back: half a character, or what may begin a stop string. */
   const pending = generation.choices.map((): ChoiceToken[] => [])
   const send = async (choice: number, text: string, finish: ChoiceFinish | undefined): Promise<void> => {
-    const tokens = pending[choice] ?? []
-    pending[choice] = []
-    await writer.send(JSON.stringify(chunks.chunk(choice, text, tokens, finish)), position.take(choice))
+    const chunk = chunks.chunk(choice, text, pending[choice] ?? [], finish)
+    if (chunk !== undefined) {
+      pending[choice] = []
+      await writer.send(JSON.stringify(chunk), position.take(choice))
+    }
   }
   for await (const events of generation.events) {
     for (const event of events) {
@@ -69,11 +78,19 @@ function chatChunks(
   const usage = shape.parsed.reply.includeUsage ? { usage: null } : {}
   // The role opens a choice in its first chunk with tokens, so that a continuation knows by them whether it was sent.
   const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
+  const tools = generation.choices.map((choice) => createToolDeltas(shape, generation, choice))
   return {
-    chunk: (choice, text, tokens, finish): ChatChunk => {
+    chunk: (choice, text, tokens, finish): ChatChunk | undefined => {
+      const tool = tools[choice]
+      const { content, toolCalls } = tool?.take(text, finish) ?? { content: text, toolCalls: [] }
+      if (content === '' && toolCalls.length === 0 && finish === undefined) {
+        return undefined
+      }
+      const saysNothing = content === '' && (toolCalls.length > 0 || finish !== undefined || opened.has(choice))
       const delta: ChatDelta = {
         ...(opened.has(choice) ? {} : { role: 'assistant' }),
-        ...(text === '' && (finish !== undefined || opened.has(choice)) ? {} : { content: text }),
+        ...(saysNothing ? {} : { content }),
+        ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls }),
       }
       opened.add(choice)
       return {
@@ -86,13 +103,30 @@ function chatChunks(
               shape.parsed.reply.logprobs && tokens.length > 0
                 ? { content: toChatLogprobs(shape.tokenizer, tokens), refusal: null }
                 : null,
-            finish_reason: finish === undefined ? null : toOpenAiFinish(finish),
+            finish_reason: finish === undefined ? null : toOpenAiFinish(finish, tool?.calls),
           },
         ],
         ...usage,
       }
     },
     usageChunk: (): ChatChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
+  }
+}
+
+/** A choice's text as content and tool calls; a continuation's parser has read what the client has. */
+function createToolDeltas(shape: OpenAiShape, generation: Generation, { index, replayedText }: Choice) {
+  const parser = generation.createToolParser?.()
+  if (parser === undefined) {
+    return undefined
+  }
+  parser.push(replayedText)
+  const idOf = (call: number): string => toolCallId(shape.ticket.requestId, index, call)
+  return {
+    take: (text: string, finish: ChoiceFinish | undefined): ToolDelta =>
+      toToolDelta([...parser.push(text), ...(finish === undefined ? [] : parser.end())], idOf),
+    get calls() {
+      return parser.calls
+    },
   }
 }
 

@@ -7,6 +7,7 @@ import type { EngineEvent } from '../engine/engine-types.ts'
 import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GenerationMeter } from '../metrics.ts'
 import { formatMarkers } from '../tools/tool-format.ts'
+import { createToolParser, type ToolParser } from '../tools/tool-parser.ts'
 import { type Choice, type ChoiceEvent, createChoice } from './choice.ts'
 import { createEventQueue, type EventQueue } from './event-queue.ts'
 import type { Generation, GenerationInput, GenerationTimings, ServedAdapter } from './generation.ts'
@@ -39,6 +40,7 @@ export class RunningGeneration implements Generation {
   readonly seeds: number[]
   readonly promptLogprobs: (Float32Array | undefined)[]
   readonly timings: GenerationTimings
+  readonly createToolParser: (() => ToolParser) | undefined
   readonly #parts: RunParts
   readonly #meter: GenerationMeter
   readonly #queue: EventQueue<ChoiceEvent> = createEventQueue()
@@ -61,6 +63,7 @@ export class RunningGeneration implements Generation {
     this.seeds = plans.map((plan) => plan.seed)
     this.promptLogprobs = prompts.map(() => undefined)
     this.timings = parts.timings
+    this.createToolParser = toolParserOf(request, context)
     input.signal.addEventListener('abort', this.abort)
     for (const sequence of this.#running) {
       this.#submit(sequence)
@@ -182,6 +185,14 @@ export class RunningGeneration implements Generation {
       this.#queue.close()
     }
   }
+}
+
+function toolParserOf({ toolUse }: GenerateRequest, { toolFormat }: NodeContext): (() => ToolParser) | undefined {
+  if (toolUse === undefined || toolUse.choice.kind === 'none') {
+    return undefined
+  }
+  const names = toolUse.tools.map((tool) => tool.function.name)
+  return () => createToolParser(toolFormat, names)
 }
 
 /** Why nothing is left to generate after the delivered tokens, if so. */

@@ -10,6 +10,8 @@ export interface TextStreamOptions {
   keepStopText: boolean
   /** The text stands alone, so sentencepiece's leading space goes; not when it continues an echoed prompt. */
   standsAlone: boolean
+  /** Special tokens whose text is visible all the same: what a tool format writes. */
+  shownSpecial?: ReadonlySet<number>
 }
 
 export interface TextStep {
@@ -52,7 +54,7 @@ export function createTextStream(tokenizer: Tokenizer, options: TextStreamOption
     },
     push: (tokenId) => {
       const piece = tokenizer.pieceOf(tokenId)
-      const special = tokenizer.isSpecial(tokenId)
+      const special = tokenizer.isSpecial(tokenId) && options.shownSpecial?.has(tokenId) !== true
       const tokenText = ofTokens.push(piece)
       const step = scan(special ? '' : ofText.push(piece))
       text += step.text

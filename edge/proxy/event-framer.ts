@@ -17,6 +17,11 @@ export interface StreamProgress {
   delivered: Delivered
   /** Token ids in `delivered`, all choices together. */
   tokens: number
+  /**
+   * Where each choice stood when a client came back to a stream that broke off; those tokens are known to the node alone, so
+   * `delivered` begins after them, and no other node can go on. Absent: the stream is here from its first token.
+   */
+  startedAt?: Record<string, number>
 }
 
 export interface EventFramer {
@@ -121,11 +126,15 @@ function advance(progress: StreamProgress, id: string): boolean {
   const count = Number(match[2])
   const ids = match[3] === '' ? [] : match[3]!.split(',').map(Number)
   const known = progress.delivered[choice] ?? []
-  if (count <= known.length && ids.length > 0) {
+  if (progress.startedAt !== undefined) {
+    progress.startedAt[choice] ??= count - ids.length
+  }
+  const before = (progress.startedAt?.[choice] ?? 0) + known.length
+  if (count <= before && ids.length > 0) {
     return false
   }
-  if (count !== known.length + ids.length) {
-    throw new StreamGapError(`choice ${choice} goes from token ${known.length} to ${count} with ${ids.length} ids`)
+  if (count !== before + ids.length) {
+    throw new StreamGapError(`choice ${choice} goes from token ${before} to ${count} with ${ids.length} ids`)
   }
   known.push(...ids)
   progress.delivered[choice] = known

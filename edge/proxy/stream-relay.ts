@@ -29,7 +29,8 @@ interface Upstream {
 }
 
 export function relayStream({ request, query, first, deps, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
-  const progress: StreamProgress = { delivered: {}, tokens: 0 }
+  const isResumed = request.clientHeaders?.['last-event-id'] !== undefined
+  const progress: StreamProgress = { delivered: {}, tokens: 0, ...(isResumed ? { startedAt: {} } : {}) }
   const digest = first.response.headers.get('x-adapter-digest')
   let upstream: Upstream | undefined = toUpstream(first, progress)
   let ended = false
@@ -97,6 +98,9 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   /** Waits for a node that takes the rest of the stream. */
   const continueElsewhere = async (): Promise<Upstream> => {
     const { timings } = deps.state
+    if (isResumed) {
+      throw lost('what came before the client resumed it is known to that node alone')
+    }
     const delivered = encodeDelivered(progress.delivered)
     if (delivered === undefined) {
       throw lost(`${progress.tokens} tokens are more than can be handed to another node`)

@@ -5,6 +5,7 @@ import { parseEmbedRequest, parseTokenizeRequest } from '../../shared/api/embed-
 import { parseGenerateBody } from '../../shared/api/generate-body.ts'
 import { GENERATE_ROUTES, type GenerateRoute, MAX_SEQUENCES_PER_REQUEST } from '../../shared/api/generate-request.ts'
 import type { LoraxLimits } from '../../shared/api/lorax-request.ts'
+import { RingletError } from '../../shared/errors.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
 import { readJson } from '../doors/json-body.ts'
 import { generateSize, promptSize } from './request-size.ts'
@@ -34,6 +35,11 @@ export function generateRoutes(): Hono<AppEnv> {
     const size = () => promptSize(text.length)
     return serve(c, { action: 'tokenize', path: pathOf(c), bodyText: text, stream: false, adapter: {}, size })
   })
+  for (const route of ['/classify', '/classify_batch']) {
+    app.post(route, () => {
+      throw new RingletError('not_supported', 'token classification is not served: the base is a causal model')
+    })
+  }
   return app
 }
 

@@ -151,6 +151,13 @@ describe('the other routes', () => {
     expect(JSON.parse(node.served.at(-1)!.body)).toMatchObject({ parameters: { max_new_tokens: 1 } })
   })
 
+  test('classification is answered with 501 and a code', async () => {
+    for (const path of ['/classify', '/classify_batch']) {
+      const response = await world.post(path, token, { inputs: 'x' })
+      expect([response.status, await response.json()]).toMatchObject([501, { code: 'not_supported' }])
+    }
+  })
+
   test('/health is open, and LoRAX’s: 200 and nothing', async () => {
     for (const path of ['/', '/health', '/ping']) {
       const response = await fetch(world.url + path)
@@ -198,5 +205,16 @@ describe('a stream', () => {
     await node.served.at(-1)!.aborted
     clearInterval(pace)
     expect(sent).toBeLessThan(12)
+  })
+
+  test('goes on after the event that a client names, and is not taken for one with a gap', async () => {
+    node.answer = (_request, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.end('id: 0:18:5\ndata: {"a":1}\n\nid: 0:19:6\ndata: {"a":2}\n\n: end\n\n')
+    }
+    const headers = { 'x-request-id': 'resumed-1', 'last-event-id': '0:17:4' }
+    const response = await world.post('/generate_stream', token, { inputs: 'x' }, headers)
+    expect(await response.text()).toContain('"a":2')
+    expect(node.served.at(-1)!.headers['last-event-id']).toBe('0:17:4')
   })
 })

@@ -24,8 +24,8 @@ export interface EngineLimits {
 export const DEFAULT_LIMITS: EngineLimits = {
   maxWaiting: 512,
   prefillChunk: 128,
-  smallestChunk: 8,
-  stallRatio: 0.8,
+  smallestChunk: 4,
+  stallRatio: 0.75,
   maxPrefilling: 4,
   prefixCacheBytes: 256 * 2 ** 20,
   prefixBlock: 16,

@@ -223,7 +223,9 @@ export class Engine {
       maxTokens: wantsPromptLogprobs(sequence) ? MAX_LOGPROB_CHUNK : Number.POSITIVE_INFINITY,
     }))
     const decoding = this.#table.rows.running().filter((sequence) => sequence.heldLogits === undefined).length
-    return planStep({ decoding, prefills, loadedAdapter }, this.#limits, this.#costs)
+    const { rows, queue } = this.#table
+    const admissible = Math.min(queue.size, rows.freeCount)
+    return planStep({ decoding, prefills, admissible, loadedAdapter }, this.#limits, this.#costs)
   }
 
   #run(plan: StepPlan, prefilling: readonly Sequence[]): StepOutcome {

@@ -1,8 +1,9 @@
 /**
  * What the next step runs: one token of every running sequence, and a chunk of one prompt. Pure.
  *
- * A stream's pause is one step, so the chunk is sized to cost about as much time as the decode beside it (`stallRatio`),
- * by costs measured as the engine runs. Without running sequences nobody pauses and the chunk is the largest.
+ * A stream's pause is one step, so the chunk is sized to take a part of the time of the decode beside it (`stallRatio`), by
+ * costs measured as the engine runs. The part grows when more sequences wait for their first token than are running: their
+ * pauses count too. Without running sequences nobody pauses and the chunk is the largest.
  */
 
 export interface PrefillView {
@@ -18,6 +19,8 @@ export interface StepSituation {
   /** Running sequences whose next token is due. */
   decoding: number
   prefills: readonly PrefillView[]
+  /** Waiting sequences for which a row is free. */
+  admissible: number
   /** This step has already copied an adapter into a slot. */
   loadedAdapter: boolean
 }
@@ -50,7 +53,7 @@ export function planStep(situation: StepSituation, limits: ChunkLimits, costs: S
   }
   const index = nextPrefill(situation.prefills, costs.prefillMsPerToken ?? 1)
   const chosen = situation.prefills[index] as PrefillView
-  const most = decode ? chunkBesideDecode(limits, costs) : limits.prefillChunk
+  const most = decode ? chunkBesideDecode(situation, limits, costs) : limits.prefillChunk
   return { decode, prefill: { index, tokens: Math.min(chosen.remaining, chosen.maxTokens, most) } }
 }
 
@@ -71,12 +74,14 @@ function nextPrefill(prefills: readonly PrefillView[], msPerToken: number): numb
   return next
 }
 
-function chunkBesideDecode(limits: ChunkLimits, costs: StepCosts): number {
+function chunkBesideDecode(situation: StepSituation, limits: ChunkLimits, costs: StepCosts): number {
   if (costs.decodeMs === undefined || costs.prefillMsPerToken === undefined) {
     return limits.smallestChunk
   }
+  const { prefills, admissible, decoding } = situation
+  const ratio = limits.stallRatio * Math.max(1, (prefills.length + admissible) / decoding)
   // A clock too coarse to see the cost says that it is small.
-  const affordable = Math.floor((limits.stallRatio * costs.decodeMs) / Math.max(costs.prefillMsPerToken, 1e-6))
+  const affordable = Math.floor((ratio * costs.decodeMs) / Math.max(costs.prefillMsPerToken, 1e-6))
   return Math.min(limits.prefillChunk, Math.max(limits.smallestChunk, affordable))
 }
 

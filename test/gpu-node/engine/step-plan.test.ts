@@ -11,7 +11,7 @@ const prefill = (remaining: number, startedAt = 0, maxTokens = Number.POSITIVE_I
 })
 
 function plan(situation: Partial<StepSituation>, costs: Parameters<typeof planStep>[2] = COSTS) {
-  return planStep({ decoding: 0, prefills: [], loadedAdapter: false, ...situation }, LIMITS, costs)
+  return planStep({ decoding: 0, prefills: [], admissible: 0, loadedAdapter: false, ...situation }, LIMITS, costs)
 }
 
 test('without running streams a chunk is the largest', () => {
@@ -21,6 +21,11 @@ test('without running streams a chunk is the largest', () => {
 test('beside running streams a chunk takes its part of the decode’s time', () => {
   expect(plan({ decoding: 3, prefills: [prefill(500)] })).toEqual({ decode: true, prefill: { index: 0, tokens: 20 } })
   expect(plan({ decoding: 3, prefills: [prefill(5)] }).prefill?.tokens).toBe(5)
+})
+
+test('the more sequences wait for their first token, the more time they get', () => {
+  expect(plan({ decoding: 2, prefills: [prefill(500), prefill(500)], admissible: 4 }).prefill?.tokens).toBe(60)
+  expect(plan({ decoding: 8, prefills: [prefill(500), prefill(500)], admissible: 4 }).prefill?.tokens).toBe(20)
 })
 
 test('however slow, a prompt goes on; before anything is measured, carefully', () => {

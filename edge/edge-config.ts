@@ -20,10 +20,11 @@ const keyList = z.string().transform((text, context): SigningKeys['keys'] => {
 const secret = z.string().min(16)
 const wholeNumber = (fallback: number, least: number, most: number) =>
   z.coerce.number().int().min(least).max(most).default(fallback)
+/** As the hub's own libraries read their flags. */
 const flag = z
-  .enum(['', '0', '1', 'false', 'true'])
+  .string()
   .default('')
-  .transform((text) => text === '1' || text === 'true')
+  .transform((text) => /^(1|on|yes|true)$/i.test(text))
 
 const configSchema = z.object({
   RINGLET_ADMIN_TOKEN: secret.optional(),

@@ -85,11 +85,7 @@ async function actOnAdapter(
   wanted: AdapterAction,
 ): Promise<NodeAnswer[]> {
   const ref = await toRef(c, wanted.adapter)
-  const { nodes } = await forwardDeps(c).fleet()
-  const chosen = wanted.node === undefined ? nodes : nodes.filter((node) => node.nodeId === wanted.node)
-  if (chosen.length === 0) {
-    throw new RingletError(wanted.node === undefined ? 'no_node' : 'route_unknown', 'there is no such node')
-  }
+  const chosen = await chooseNodes(c, action, ref, wanted.node)
   return askAll(c, chosen, {
     method: 'POST',
     path: `/adapters/${action}`,
@@ -100,6 +96,31 @@ async function actOnAdapter(
     tenantId: OPERATOR,
     timeoutMs: ACTION_TIMEOUT_MS,
   })
+}
+
+/** The node that is named; for a prefetch the one that a request would get; else all. */
+async function chooseNodes(
+  c: AppContext,
+  action: (typeof ADAPTER_ACTIONS)[number],
+  ref: AdapterRef,
+  named: string | undefined,
+): Promise<readonly FleetNode[]> {
+  const { state, routingSecret, fleet } = forwardDeps(c)
+  const snapshot = await fleet()
+  if (snapshot.nodes.length === 0) {
+    throw new RingletError('no_node', 'no node is in the fleet', { retryAfterSeconds: 2 })
+  }
+  if (named === undefined && action !== 'prefetch') {
+    return snapshot.nodes
+  }
+  const selection = { kind: 'single', ref } as const
+  const query = { selection, placementKey: selectionKey(selection), routingSecret, snapshot, router: state.router }
+  const wanted = named ?? explainPlacement(query).chosen?.nodeId
+  const found = snapshot.nodes.filter((node) => node.nodeId === wanted)
+  if (found.length === 0) {
+    throw new RingletError('route_unknown', 'there is no such node')
+  }
+  return found
 }
 
 /** With the revision that a request would get now, where the home tells it to this caller; as it was asked otherwise. */

@@ -3,7 +3,7 @@
 import type { Limits } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { EdgeServices } from '../app-types.ts'
-import type { AdmissionAsk } from './limit-policy.ts'
+import type { AdmissionAsk, LimitVerdict } from './limit-policy.ts'
 import type { TokenRecord } from './tenant-store.ts'
 import type { UsageReport } from './usage-table.ts'
 
@@ -55,7 +55,7 @@ function isCounted({ requestsPerMinute, tokensPerMinute, concurrentRequests, tok
 async function admitCounted(tenant: TokenRecord, ask: AdmissionAsk, services: EdgeServices): Promise<Admission> {
   const { tenantId, limits } = tenant
   const leaseId = crypto.randomUUID()
-  const verdict = await services.counters(tenantId).admit(leaseId, limits, ask)
+  const verdict = await askCounters(() => services.counters(tenantId).admit(leaseId, limits, ask))
   if (!verdict.admitted) {
     const { code, message, retryAfterSeconds } = verdict
     throw new RingletError(code, message, { retryAfterSeconds })
@@ -74,4 +74,26 @@ async function admitCounted(tenant: TokenRecord, ask: AdmissionAsk, services: Ed
       }
     },
   }
+}
+
+/** A Durable Object that moves or restarts says so; the lease has one id, so that asking again holds one place. */
+async function askCounters(decide: () => Promise<LimitVerdict>): Promise<LimitVerdict> {
+  try {
+    return await decide()
+  } catch (error) {
+    if (isRetryable(error)) {
+      return decide()
+    }
+    throw error
+  }
+}
+
+/** https://developers.cloudflare.com/durable-objects/best-practices/error-handling/ */
+function isRetryable(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    'retryable' in error &&
+    error.retryable === true &&
+    !('overloaded' in error && error.overloaded === true)
+  )
 }

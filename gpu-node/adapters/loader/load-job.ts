@@ -9,6 +9,8 @@ import { baseWeightsOf } from '../base-weights.ts'
 import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
 import { readPeftAdapter } from '../peft.ts'
 import type { WeightFileLimits } from '../raw-tensor.ts'
+import { DamagedContentError } from './damaged-content.ts'
+import { type ReadPiecesJob, readPieces } from './read-pieces.ts'
 
 export type LoadJob =
   /** Reads, checks and packs. `expectDigest`: what this content was before; anything else is damage. */
@@ -16,6 +18,7 @@ export type LoadJob =
   /** Reads and checks alone. */
   | { kind: 'identify'; directory: string }
   | { kind: 'merge'; directories: string[]; recipe: MergeRecipe; digest: string }
+  | ReadPiecesJob
 
 export interface LoadResult {
   digest: string
@@ -35,17 +38,20 @@ export interface LoaderInit {
 }
 
 export type LoaderReply =
-  | { id: number; result: LoadResult }
+  /** Without a result after `pieces`: they are where they should be. */
+  | { id: number; result: LoadResult | undefined }
   | { id: number; refusal: { code: ErrorCode; message: string } }
   /** The bytes on disk are not those that were stored. */
   | { id: number; damaged: true }
   | { id: number; failure: string }
 
-export class DamagedContentError extends Error {
-  override readonly name = 'DamagedContentError'
+/** A thread's first message. */
+export interface LoaderReady {
+  baseDigest: string
+  layout: AdapterLayout
 }
 
-export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult> {
+export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult | undefined> {
   const read = (directory: string) =>
     readPeftAdapter(directory, base.spec, {
       baseWeights: baseWeightsOf(base),
@@ -53,6 +59,9 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
       ...(init.baseName === undefined ? {} : { baseName: init.baseName }),
     })
   switch (job.kind) {
+    case 'pieces':
+      readPieces(job)
+      return undefined
     case 'identify': {
       const { adapter, report } = await read(job.directory)
       return { digest: adapter.digest, rank: adapter.maxRank, warnings: report.warnings }

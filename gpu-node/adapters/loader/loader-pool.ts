@@ -3,7 +3,9 @@
 import type { Worker } from 'node:worker_threads'
 import { RingletError } from '../../../shared/errors.ts'
 import { startWorkerThread } from '../../worker-thread.ts'
-import { DamagedContentError, type LoaderInit, type LoaderReply, type LoadJob, type LoadResult } from './load-job.ts'
+import { DamagedContentError } from './damaged-content.ts'
+import type { LoaderInit, LoaderReady, LoaderReply, LoadJob, LoadResult } from './load-job.ts'
+import type { ReadPiecesJob } from './read-pieces.ts'
 
 export interface LoaderPoolOptions extends LoaderInit {
   threads: number
@@ -13,11 +15,13 @@ export interface LoaderPoolOptions extends LoaderInit {
 
 /** JavaScript heap of a thread; tensors lie outside of it. A file whose description alone needs more is refused. */
 const HEAP_MB = 512
+/** Of a packed file for one thread: below this, asking a second one costs more than it saves. */
+const MIN_PIECES = 16
 
 interface Thread {
   worker: Worker
   started: boolean
-  ready: Promise<void>
+  ready: Promise<LoaderReady>
   job: { id: number; settle: (reply: LoaderReply | { id: number; error: Error }) => void } | undefined
 }
 
@@ -38,14 +42,31 @@ export class LoaderPool {
   }
 
   /** When all threads have opened the base checkpoint; throws what kept them from it. */
-  async ready(): Promise<void> {
-    await Promise.all(this.#threads.map((thread) => thread.ready))
+  async ready(): Promise<LoaderReady> {
+    const [first] = await Promise.all(this.#threads.map((thread) => thread.ready))
+    return first!
   }
 
   /** Throws `RingletError` for refusals, DamagedContentError, or what broke. */
-  async run(job: LoadJob): Promise<LoadResult> {
+  async run(job: Exclude<LoadJob, ReadPiecesJob>): Promise<LoadResult> {
+    return (await this.#run(job))!
+  }
+
+  /** On several threads where there are several; throws DamagedContentError. */
+  async readPieces(job: ReadPiecesJob): Promise<void> {
+    const share = Math.max(MIN_PIECES, Math.ceil(job.pieces.length / this.#threads.length))
+    const shares: Promise<unknown>[] = []
+    for (let at = 0; at < job.pieces.length; at += share) {
+      const pieces = job.pieces.slice(at, at + share)
+      shares.push(this.#run({ ...job, first: job.first + at, pieces }))
+    }
+    await Promise.all(shares)
+  }
+
+  async #run(job: LoadJob): Promise<LoadResult | undefined> {
     const thread = await this.#free()
     if (this.#broken !== undefined) {
+      thread.job = undefined
       throw this.#broken
     }
     const id = this.#nextId++
@@ -94,13 +115,13 @@ export class LoaderPool {
       job: undefined,
       ready: new Promise((resolve, reject) => {
         worker.once('error', reject)
-        worker.once('message', () => resolve())
+        worker.once('message', ({ ready }: { ready: LoaderReady }) => resolve(ready))
       }),
     }
     // Seen by `ready()`; without it, by the first job.
     thread.ready.catch(() => undefined)
-    worker.on('message', (reply: LoaderReply | 'ready') => {
-      if (reply === 'ready') {
+    worker.on('message', (reply: LoaderReply | { ready: LoaderReady }) => {
+      if ('ready' in reply) {
         thread.started = true
       } else if (thread.job?.id === reply.id) {
         this.#finish(thread, reply)
@@ -167,7 +188,7 @@ function toCrash(error: Error): Error {
     : error
 }
 
-function toResult(reply: LoaderReply | { id: number; error: Error }): LoadResult {
+function toResult(reply: LoaderReply | { id: number; error: Error }): LoadResult | undefined {
   if ('result' in reply) {
     return reply.result
   }

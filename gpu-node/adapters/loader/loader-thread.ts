@@ -3,7 +3,9 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { RingletError } from '../../../shared/errors.ts'
 import { openCheckpoint } from '../../model/checkpoint.ts'
-import { DamagedContentError, type LoaderInit, type LoaderReply, type LoadJob, runLoadJob } from './load-job.ts'
+import { adapterLayout } from '../../model/pack-adapter.ts'
+import { DamagedContentError } from './damaged-content.ts'
+import { type LoaderInit, type LoaderReady, type LoaderReply, type LoadJob, runLoadJob } from './load-job.ts'
 
 const port = parentPort!
 const init = workerData as LoaderInit
@@ -12,7 +14,8 @@ const base = await openCheckpoint(init.baseDirectory, { maxPositions: 1 })
 port.on('message', ({ id, job }: { id: number; job: LoadJob }) => {
   void answer(id, job).then((reply) => port.postMessage(reply))
 })
-port.postMessage('ready')
+const ready: LoaderReady = { baseDigest: base.spec.baseDigest, layout: init.adapterLayout ?? adapterLayout('f32') }
+port.postMessage({ ready })
 
 async function answer(id: number, job: LoadJob): Promise<LoaderReply> {
   try {

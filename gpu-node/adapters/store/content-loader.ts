@@ -7,7 +7,8 @@ import { formatAdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { AdapterTier } from '../../../shared/fleet.ts'
 import type { AcquireOptions, LoadProgress } from '../adapter-store.ts'
-import { DamagedContentError, type LoadResult } from '../loader/load-job.ts'
+import { DamagedContentError } from '../loader/damaged-content.ts'
+import type { LoadResult } from '../loader/load-job.ts'
 import type { LoaderPool } from '../loader/loader-pool.ts'
 import type { MergeRecipe } from '../merge/merge.ts'
 import type { ResolvedAdapter } from '../sources/adapter-source.ts'
@@ -15,6 +16,7 @@ import { downloadAdapter } from '../sources/download.ts'
 import type { ContentIndex } from './content-index.ts'
 import type { DiskTier } from './disk-tier.ts'
 import { FairPool } from './fair-pool.ts'
+import type { PackedTier } from './packed-tier.ts'
 import type { RamEntry, RamTier } from './ram-tier.ts'
 import type { Located } from './resolver.ts'
 import { type Run, SharedLoads } from './shared-loads.ts'
@@ -22,6 +24,7 @@ import { type Run, SharedLoads } from './shared-loads.ts'
 export interface ContentLoaderOptions {
   ram: RamTier
   disk: DiskTier
+  packed: PackedTier
   index: ContentIndex
   pool: LoaderPool
   loaderThreads: number
@@ -46,10 +49,13 @@ export interface HeldFiles {
 
 /** Fetches at once: they wait for the network, and one home that hangs must leave places for the others. */
 const FETCHES = { jobs: 64, jobsPerTenant: 16 }
+/** Packed files read at once. */
+const READS = { jobs: 8, jobsPerTenant: 4 }
 
 export class ContentLoader {
   readonly #options: ContentLoaderOptions
   readonly #fetches = new SharedLoads<LoadResult, LoadProgress>(new FairPool(FETCHES))
+  readonly #reads = new SharedLoads<LoadResult, LoadProgress>(new FairPool(READS))
   readonly #loads: SharedLoads<LoadResult, LoadProgress>
   readonly #cpu: FairPool
 
@@ -70,9 +76,14 @@ export class ContentLoader {
       return { ...inRam, tier: 'ram' }
     }
     const lease = (result: LoadResult) => ram.lease(result.digest, tenantId)!
+    const unpacked = known === undefined ? undefined : await this.#fromPacked(known, options, lease)
+    if (unpacked !== undefined) {
+      disk.touch(known!, tenantId)
+      return { ...unpacked, tier: 'disk' }
+    }
     const stored = known === undefined ? undefined : disk.get(known)
     if (stored !== undefined) {
-      return { ...(await this.#fromDisk(known!, options, lease)), tier: 'disk' }
+      return { ...(await this.#fromDisk(known!, located, options, lease)), tier: 'disk' }
     }
     const { resolved } = located
     if (resolved === undefined) {
@@ -115,23 +126,56 @@ export class ContentLoader {
     const directories = parts.map((part) => part.directory)
     const start = async (run: Run<LoadProgress>) => {
       const result = await pool.run({ kind: 'merge', directories, recipe, digest })
-      return this.#intoRam(result, options, run)
+      return this.#intoRam(result, undefined, options, run)
     }
-    const { taken } = this.#loads.join(
-      `merge ${digest}`,
-      waiting(options),
-      start,
-      () => ram.lease(digest, options.tenantId)!,
-    )
+    const lease = () => ram.lease(digest, options.tenantId)!
+    const { taken } = this.#loads.join(`merge ${digest}`, waiting(options), start, lease)
     return { ...(await taken), tier: 'ram' }
   }
 
+  /** A merge that was made before; `undefined` when it was not. */
+  async holdKnown(digest: string, options: AcquireOptions): Promise<Held | undefined> {
+    const { ram } = this.#options
+    const inRam = ram.lease(digest, options.tenantId)
+    if (inRam !== undefined) {
+      return { ...inRam, tier: 'ram' }
+    }
+    const unpacked = await this.#fromPacked(digest, options, () => ram.lease(digest, options.tenantId)!)
+    return unpacked && { ...unpacked, tier: 'disk' }
+  }
+
   abort(reason: unknown): void {
+    this.#reads.abortAll(reason)
     this.#fetches.abortAll(reason)
     this.#loads.abortAll(reason)
   }
 
-  #fromDisk<T>(digest: string, options: AcquireOptions, take: (result: LoadResult) => T): Promise<T> {
+  /** `undefined`: there is no such file, or it was damaged and is gone. */
+  async #fromPacked<T>(
+    digest: string,
+    options: AcquireOptions,
+    take: (result: LoadResult) => T,
+  ): Promise<T | undefined> {
+    const { packed } = this.#options
+    if (packed.get(digest) === undefined) {
+      return undefined
+    }
+    const start = async (run: Run<LoadProgress>) => {
+      run.progress({ phase: 'load', ref: digest })
+      const adapter = await packed.read(digest, options.tenantId)
+      return this.#intoRam({ digest, rank: adapter.rank, packed: adapter, warnings: [] }, undefined, options, run)
+    }
+    try {
+      return await this.#reads.join(digest, waiting(options), start, take).taken
+    } catch (error) {
+      if (error instanceof DamagedContentError) {
+        return undefined
+      }
+      throw error
+    }
+  }
+
+  #fromDisk<T>(digest: string, located: Located, options: AcquireOptions, take: (result: LoadResult) => T): Promise<T> {
     const { disk, pool } = this.#options
     const start = async (run: Run<LoadProgress>) => {
       const lease = disk.lease(digest, options.tenantId)
@@ -141,7 +185,7 @@ export class ContentLoader {
       try {
         run.progress({ phase: 'load', ref: digest })
         const job = { kind: 'load', directory: lease.entry.directory, expectDigest: digest } as const
-        return this.#intoRam(await pool.run(job), options, run)
+        return this.#intoRam(await pool.run(job), located, options, run)
       } catch (error) {
         if (error instanceof DamagedContentError) {
           disk.remove(digest)
@@ -164,7 +208,8 @@ export class ContentLoader {
       run.progress({ phase: 'load', ref: formatAdapterRef(resolved.ref) })
       const result = await this.#options.pool.run({ kind: 'load', directory })
       this.#options.index.setDigest(resolved.contentKey, result.digest)
-      return this.#intoRam(result, options, run)
+      const located = { contentKey: resolved.contentKey, exact: resolved.ref, resolved }
+      return this.#intoRam(result, located, options, run)
     }
     return this.#loads.join(`place ${resolved.contentKey}`, waiting(options), start, take).taken
   }
@@ -253,7 +298,7 @@ export class ContentLoader {
         tenantId: options.tenantId,
       })
       index.setDigest(located.contentKey, result.digest)
-      return this.#intoRam(result, options, run)
+      return this.#intoRam(result, located, options, run)
     } catch (error) {
       // Refused content leaves no trace.
       await disk.dropFetch(directory)
@@ -261,11 +306,26 @@ export class ContentLoader {
     }
   }
 
-  /** Leased until those who wait have their own leases: in between, another load may need room. */
-  #intoRam(result: LoadResult, { tenantId }: AcquireOptions, run: Run<LoadProgress>): LoadResult {
+  /**
+   * Leased until those who wait have their own leases: in between, another load may need room. `located`: of what was packed
+   * just now and is worth keeping so; merges have no place of their own.
+   */
+  #intoRam(
+    result: LoadResult,
+    located: Located | undefined,
+    { tenantId }: AcquireOptions,
+    run: Run<LoadProgress>,
+  ): LoadResult {
+    const { ram, packed } = this.#options
     if (result.packed !== undefined) {
-      this.#options.ram.insert(result.packed, tenantId)
-      run.afterwards(this.#options.ram.lease(result.digest, tenantId)!.release)
+      ram.insert(result.packed, tenantId)
+      run.afterwards(ram.lease(result.digest, tenantId)!.release)
+      const notes = {
+        rank: result.rank,
+        contentKeys: located === undefined ? [] : [located.contentKey],
+        names: located === undefined ? [] : [formatAdapterRef(located.exact)],
+      }
+      packed.keep(result.packed, notes, tenantId)
     }
     return { ...result, packed: undefined }
   }

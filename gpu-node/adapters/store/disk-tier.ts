@@ -8,7 +8,7 @@ import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'n
 import { join } from 'node:path'
 import { z } from 'zod'
 import { CONFIG_FILE } from '../weight-file.ts'
-import { chooseVictims } from './eviction.ts'
+import { chooseVictims, type Evictable } from './eviction.ts'
 
 const MANIFEST_FILE = 'manifest.json'
 /** How exact "last used" is after a restart. */
@@ -45,6 +45,14 @@ export interface Fetched {
   tenantId: string
 }
 
+/** Other files within the same budget. */
+export interface PackedFiles {
+  usedBytes: number
+  evictables(): Evictable[]
+  /** By the evictable's key. */
+  evict(key: string): Promise<void>
+}
+
 export interface DiskTierOptions {
   directory: string
   budgetBytes: number
@@ -63,6 +71,7 @@ export class DiskTier {
   readonly #touched = new Map<string, number>()
   /** Removals and manifest writes under way. */
   readonly #pending = new Set<Promise<unknown>>()
+  #packed: PackedFiles | undefined
 
   private constructor(options: DiskTierOptions) {
     this.#options = options
@@ -79,8 +88,12 @@ export class DiskTier {
   }
 
   get usedBytes(): number {
-    const incoming = [...this.#incoming.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+    const incoming = [...this.#incoming.values()].reduce((sum, { bytes }) => sum + bytes, this.#packed?.usedBytes ?? 0)
     return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, incoming)
+  }
+
+  attach(packed: PackedFiles): void {
+    this.#packed = packed
   }
 
   get(digest: string): DiskEntry | undefined {
@@ -237,10 +250,14 @@ export class DiskTier {
       held: entry.leases > 0 || entry.pinned,
     }))
     const wanted = { budgetBytes, bytes, tenantId, now: now(), staleAfterMs }
-    const victims = chooseVictims([...incoming, ...entries], wanted)
+    const packed = this.#packed?.evictables() ?? []
+    const packedKeys = new Set(packed.map(({ key }) => key))
+    const victims = chooseVictims([...incoming, ...entries, ...packed], wanted)
     for (const key of victims ?? []) {
       if (this.#incoming.delete(key)) {
         this.#background(rm(key, { recursive: true, force: true }))
+      } else if (packedKeys.has(key)) {
+        this.#background(this.#packed!.evict(key))
       } else {
         this.remove(key)
       }

@@ -4,6 +4,7 @@ import type { AdapterSource } from '../../../shared/adapter-ref.ts'
 import type { AdapterLayout } from '../../model/packed-adapter.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterStore } from '../adapter-store.ts'
 import { LoaderPool } from '../loader/loader-pool.ts'
+import { packKey } from '../loader/pack-key.ts'
 import { WEIGHT_FILE_LIMITS } from '../raw-tensor.ts'
 import type { AdapterSourceReader } from '../sources/adapter-source.ts'
 import { createHomeFetch, type Fetch } from '../sources/http-home.ts'
@@ -14,6 +15,7 @@ import { createS3Home, createS3Source, type S3Config } from '../sources/s3-sourc
 import { ContentIndex } from './content-index.ts'
 import { ContentLoader } from './content-loader.ts'
 import { DiskTier } from './disk-tier.ts'
+import { PackedTier } from './packed-tier.ts'
 import { RamTier } from './ram-tier.ts'
 import { Resolver } from './resolver.ts'
 import { TieredStore } from './tiered-store.ts'
@@ -59,49 +61,95 @@ export interface AdapterStoreConfig {
 }
 
 export async function openAdapterStore(config: AdapterStoreConfig): Promise<AdapterStore & { violations(): string[] }> {
+  const pool = config.loaderPool ?? startPool(config)
+  const closePool = async () => {
+    if (pool !== config.loaderPool) {
+      await pool.close()
+    }
+  }
+  try {
+    const index = new ContentIndex()
+    const tiers = await openTiers(config, index, pool)
+    const store = buildStore(config, index, tiers, pool, closePool)
+    await preload(store, config)
+    return store
+  } catch (error) {
+    await closePool()
+    throw error
+  }
+}
+
+const MINUTE_MS = 60_000
+
+function startPool(config: AdapterStoreConfig): LoaderPool {
+  const { base, loaderThreads, loadTimeoutMs } = config
+  return new LoaderPool({
+    baseDirectory: base.directory,
+    ...(base.name === undefined ? {} : { baseName: base.name }),
+    limits: { ...WEIGHT_FILE_LIMITS, maxFileBytes: largestFile(config) },
+    adapterLayout: base.adapterLayout,
+    threads: loaderThreads ?? LOADER_THREADS,
+    timeoutMs: loadTimeoutMs ?? MINUTE_MS,
+  })
+}
+
+interface Tiers {
+  ram: RamTier
+  disk: DiskTier
+  packed: PackedTier
+}
+
+async function openTiers(config: AdapterStoreConfig, index: ContentIndex, pool: LoaderPool): Promise<Tiers> {
+  const { baseDigest, layout } = await pool.ready()
   const now = config.now ?? Date.now
-  const staleAfterMs = config.staleAfterMs ?? 30 * 60_000
-  const maxFileBytes = config.maxAdapterBytes ?? WEIGHT_FILE_LIMITS.maxFileBytes
-  const loaderThreads = config.loaderThreads ?? 2
-  const index = new ContentIndex()
-  const disk = await DiskTier.open({
-    directory: config.cacheDirectory,
-    budgetBytes: config.diskBytes,
-    staleAfterMs,
-    now,
-    onEvict: (digest) => forgetUnheld(digest),
-  })
-  const ram: RamTier = new RamTier({
-    budgetBytes: config.ramBytes,
-    staleAfterMs,
-    now,
-    onEvict: (digest) => forgetUnheld(digest),
-  })
-  function forgetUnheld(digest: string): void {
-    if (ram.get(digest) === undefined && disk.get(digest) === undefined) {
+  const staleAfterMs = config.staleAfterMs ?? 30 * MINUTE_MS
+  const open: Partial<Tiers> = {}
+  const onEvict = (digest: string) => {
+    if (![open.ram, open.disk, open.packed].some((tier) => tier?.get(digest) !== undefined)) {
       index.forget(digest)
     }
   }
+  const directory = config.cacheDirectory
+  const ram = new RamTier({ budgetBytes: config.ramBytes, staleAfterMs, now, onEvict })
+  const disk = await DiskTier.open({ directory, budgetBytes: config.diskBytes, staleAfterMs, now, onEvict })
+  const packed = await PackedTier.open({
+    directory,
+    key: packKey(baseDigest, layout),
+    now,
+    makeRoom: (bytes, tenantId) => disk.makeRoom(bytes, tenantId),
+    readPieces: (job) => pool.readPieces(job),
+    onEvict,
+  })
+  disk.attach(packed)
+  Object.assign(open, { ram, disk, packed })
+  // The budget may have become smaller.
   disk.makeRoom(0, '')
   for (const [digest, { manifest }] of disk.entries()) {
-    for (const contentKey of manifest.contentKeys) {
-      index.setDigest(contentKey, digest)
-    }
-    for (const name of manifest.names) {
-      index.setKey(name, manifest.contentKeys[0]!)
-      index.addName(digest, name)
-    }
+    remember(index, digest, manifest)
   }
-  const ownPool = () =>
-    new LoaderPool({
-      baseDirectory: config.base.directory,
-      ...(config.base.name === undefined ? {} : { baseName: config.base.name }),
-      limits: { ...WEIGHT_FILE_LIMITS, maxFileBytes },
-      adapterLayout: config.base.adapterLayout,
-      threads: loaderThreads,
-      timeoutMs: config.loadTimeoutMs ?? 60_000,
-    })
-  const pool = config.loaderPool ?? ownPool()
+  for (const [digest, { notes }] of packed.entries()) {
+    remember(index, digest, notes)
+  }
+  return { ram, disk, packed }
+}
+
+function remember(index: ContentIndex, digest: string, known: { contentKeys: string[]; names: string[] }): void {
+  for (const contentKey of known.contentKeys) {
+    index.setDigest(contentKey, digest)
+  }
+  for (const name of known.names) {
+    index.setKey(name, known.contentKeys[0]!)
+    index.addName(digest, name)
+  }
+}
+
+function buildStore(
+  config: AdapterStoreConfig,
+  index: ContentIndex,
+  tiers: Tiers,
+  pool: LoaderPool,
+  closePool: () => Promise<void>,
+): TieredStore {
   const home = config.fetch === undefined ? createHomeFetch() : { fetch: config.fetch, close: async () => undefined }
   const s3 = createS3Home(config.s3)
   const sources: Record<AdapterSource, AdapterSourceReader> = {
@@ -116,25 +164,27 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
       resolveTtlMs: config.resolveTtlMs ?? 5_000,
       refusalTtlMs: config.refusalTtlMs ?? 10_000,
       hubOffline: config.hub.offline,
-      now,
+      now: config.now ?? Date.now,
     },
     index,
   )
-  const loader = new ContentLoader({ ram, disk, index, pool, loaderThreads, maxFileBytes })
-  const store = new TieredStore({
-    ram,
-    disk,
+  const loaderThreads = config.loaderThreads ?? LOADER_THREADS
+  const loader = new ContentLoader({ ...tiers, index, pool, loaderThreads, maxFileBytes: largestFile(config) })
+  return new TieredStore({
+    ...tiers,
     index,
     resolver,
     loader,
     engineResident: config.engineResident ?? (() => new Set()),
     closeHomes: async () => {
       s3.close()
-      await Promise.all([pool === config.loaderPool ? undefined : pool.close(), home.close()])
+      await Promise.all([closePool(), home.close()])
     },
   })
+}
+
+async function preload(store: TieredStore, config: AdapterStoreConfig): Promise<void> {
   try {
-    await pool.ready()
     for (const { selection, options, pin } of config.preload ?? []) {
       await (pin ? store.pin(selection, options) : store.prefetch(selection, options))
     }
@@ -142,5 +192,10 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
     await store.close()
     throw error
   }
-  return store
+}
+
+const LOADER_THREADS = 2
+
+function largestFile(config: AdapterStoreConfig): number {
+  return config.maxAdapterBytes ?? WEIGHT_FILE_LIMITS.maxFileBytes
 }

@@ -5,18 +5,20 @@ import { RingletError } from '../../../shared/errors.ts'
 import { ADAPTER_TIERS, type AdapterTier } from '../../../shared/fleet.ts'
 import { digestMerge } from '../adapter-digest.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterLease, AdapterListing, AdapterStore } from '../adapter-store.ts'
-import { DamagedContentError } from '../loader/load-job.ts'
+import { DamagedContentError } from '../loader/damaged-content.ts'
 import type { MergeRecipe } from '../merge/merge.ts'
 import { toRecipe } from '../merge/merge-checks.ts'
 import type { ContentIndex } from './content-index.ts'
 import type { ContentLoader, Held, HeldFiles } from './content-loader.ts'
 import type { DiskTier } from './disk-tier.ts'
+import type { PackedTier } from './packed-tier.ts'
 import type { RamTier } from './ram-tier.ts'
 import type { Located, Resolver } from './resolver.ts'
 
 export interface TieredStoreParts {
   ram: RamTier
   disk: DiskTier
+  packed: PackedTier
   index: ContentIndex
   resolver: Resolver
   loader: ContentLoader
@@ -88,7 +90,7 @@ export class TieredStore implements AdapterStore {
   async unload(name: string): Promise<AdapterListing> {
     const digest = this.#byName(name)
     const listing = this.#listing(digest)
-    const { ram, disk, resolver } = this.#parts
+    const { ram, disk, packed, resolver } = this.#parts
     const leases = listing.leases + (disk.get(digest)?.leases ?? 0)
     if (listing.pinned || leases > 0) {
       const why = listing.pinned ? 'pinned' : `in use by ${leases} requests`
@@ -96,19 +98,17 @@ export class TieredStore implements AdapterStore {
     }
     ram.remove(digest)
     disk.remove(digest)
+    // A packed file may be on its way.
+    await packed.settle()
+    await packed.remove(digest)
     resolver.forgetRefusals()
     await disk.settle()
     return { ...listing, tier: 'remote' }
   }
 
   list(): AdapterListing[] {
-    const digests = new Set<string>()
-    for (const [digest] of this.#parts.ram.entries()) {
-      digests.add(digest)
-    }
-    for (const [digest] of this.#parts.disk.entries()) {
-      digests.add(digest)
-    }
+    const { ram, disk, packed } = this.#parts
+    const digests = new Set([ram, disk, packed].flatMap((tier) => [...tier.entries()].map(([digest]) => digest)))
     return [...digests].map((digest) => this.#listing(digest)).sort((a, b) => b.lastUsed - a.lastUsed)
   }
 
@@ -121,6 +121,7 @@ export class TieredStore implements AdapterStore {
     this.#parts.resolver.abort(reason)
     this.#parts.loader.abort(reason)
     await this.#parts.closeHomes()
+    await this.#parts.packed.settle()
     await this.#parts.disk.settle()
   }
 
@@ -130,7 +131,7 @@ export class TieredStore implements AdapterStore {
   }
 
   async #acquireOne(ref: AdapterRef, options: AcquireOptions): Promise<Acquired> {
-    return this.#withLocated(ref, options, async (located) => {
+    return this.#withLocated(ref, 'use', options, async (located) => {
       const held = await this.#parts.loader.hold(located, options)
       this.#noteNames(held.entry.packed.digest, ref, located)
       return { ...held, refs: [located.exact], name: formatAdapterRef(located.exact) }
@@ -140,7 +141,7 @@ export class TieredStore implements AdapterStore {
   async #acquireMerge(selection: Merge, options: AcquireOptions): Promise<Acquired> {
     const { loader } = this.#parts
     const recipe = toRecipe(selection)
-    const ready = await this.#mergeInRam(selection, recipe, options)
+    const ready = await this.#knownMerge(selection, recipe, options)
     if (ready !== undefined) {
       return ready
     }
@@ -148,25 +149,27 @@ export class TieredStore implements AdapterStore {
     try {
       const digests = files.map((file) => file.digest)
       const refs = files.map((file) => file.exact)
-      const held = await loader.holdMerge(mergeDigest(recipe, digests), recipe, files, options)
+      const digest = mergeDigest(recipe, digests)
+      const known = await loader.holdKnown(digest, options)
+      const held = known ?? (await loader.holdMerge(digest, recipe, files, options))
       return { ...held, tier: farthest(files), refs, name: mergeName(selection, refs) }
     } finally {
       release(files)
     }
   }
 
-  /** A merge whose parts are all known needs no file of theirs when its result is in RAM. */
-  async #mergeInRam(selection: Merge, recipe: MergeRecipe, options: AcquireOptions): Promise<Acquired | undefined> {
-    const { ram, index, resolver } = this.#parts
+  /** A merge whose parts are all known needs no file of theirs when its result is at hand. */
+  async #knownMerge(selection: Merge, recipe: MergeRecipe, options: AcquireOptions): Promise<Acquired | undefined> {
+    const { loader, index, resolver } = this.#parts
     const isKnown = (contentKey: string) => index.digestOf(contentKey) !== undefined
     const located = await Promise.all(selection.parts.map(({ ref }) => resolver.locate(ref, options, isKnown)))
     const digests = located.map(({ contentKey }) => index.digestOf(contentKey))
     if (digests.includes(undefined)) {
       return undefined
     }
-    const known = ram.lease(mergeDigest(recipe, digests as string[]), options.tenantId)
+    const known = await loader.holdKnown(mergeDigest(recipe, digests as string[]), options)
     const refs = located.map(({ exact }) => exact)
-    return known && { ...known, tier: 'ram', refs, name: mergeName(selection, refs) }
+    return known && { ...known, refs, name: mergeName(selection, refs) }
   }
 
   /** Never rejects: the caller must release the parts that were found when another was not. */
@@ -175,7 +178,7 @@ export class TieredStore implements AdapterStore {
     options: AcquireOptions,
   ): Promise<(HeldFiles & { exact: AdapterRef }) | { error: unknown }> {
     try {
-      return await this.#withLocated(ref, options, async (located) => {
+      return await this.#withLocated(ref, 'files', options, async (located) => {
         const files = await this.#parts.loader.holdFiles(located, options)
         this.#noteNames(files.digest, ref, located)
         return { ...files, exact: located.exact }
@@ -185,11 +188,16 @@ export class TieredStore implements AdapterStore {
     }
   }
 
-  async #withLocated<T>(ref: AdapterRef, options: AcquireOptions, use: (located: Located) => Promise<T>): Promise<T> {
-    const { resolver, disk, ram, index } = this.#parts
+  async #withLocated<T>(
+    ref: AdapterRef,
+    purpose: 'use' | 'files',
+    options: AcquireOptions,
+    use: (located: Located) => Promise<T>,
+  ): Promise<T> {
+    const { resolver, index } = this.#parts
     const held = (contentKey: string) => {
       const digest = index.digestOf(contentKey)
-      return digest !== undefined && (ram.get(digest) !== undefined || disk.get(digest) !== undefined)
+      return digest !== undefined && this.#isHeld(digest, purpose)
     }
     for (let attempt = 1; ; attempt++) {
       options.onProgress?.({ phase: 'resolve', ref: formatAdapterRef(ref) })
@@ -208,6 +216,13 @@ export class TieredStore implements AdapterStore {
         resolver.forget(ref, options)
       }
     }
+  }
+
+  /** To merge, an adapter's own files are needed; to use it, its packed form will do. */
+  #isHeld(digest: string, purpose: 'use' | 'files'): boolean {
+    const { ram, disk, packed } = this.#parts
+    const asFiles = disk.get(digest) !== undefined
+    return asFiles || (purpose === 'use' && (ram.get(digest) ?? packed.get(digest)) !== undefined)
   }
 
   /** Exact names mean this content for ever; the others until their home says otherwise. */
@@ -229,8 +244,8 @@ export class TieredStore implements AdapterStore {
   }
 
   #setPinned(digest: string, pinned: boolean): void {
-    const { ram, disk } = this.#parts
-    for (const entry of [ram.get(digest), disk.get(digest)]) {
+    const { ram, disk, packed } = this.#parts
+    for (const entry of [ram.get(digest), disk.get(digest), packed.get(digest)]) {
       if (entry !== undefined) {
         entry.pinned = pinned
       }
@@ -246,20 +261,21 @@ export class TieredStore implements AdapterStore {
   }
 
   #listing(digest: string): AdapterListing {
-    const { ram, disk, index } = this.#parts
+    const { ram, disk, packed, index } = this.#parts
     const inRam = ram.get(digest)
-    const onDisk = disk.get(digest)
+    const files = disk.get(digest)
+    const whole = packed.get(digest)
     const refs = index.names(digest)
     return {
       ref: refs[0] ?? digest,
       refs,
       digest,
-      rank: inRam?.packed.rank ?? onDisk?.manifest.rank ?? 0,
-      bytes: inRam?.packed.bytes ?? onDisk?.bytes ?? 0,
-      tier: this.#tier(digest, inRam !== undefined, onDisk !== undefined),
+      rank: inRam?.packed.rank ?? files?.manifest.rank ?? whole?.rank ?? 0,
+      bytes: inRam?.packed.bytes ?? files?.bytes ?? whole?.bytes ?? 0,
+      tier: this.#tier(digest, inRam !== undefined, files !== undefined || whole !== undefined),
       leases: inRam?.leases ?? 0,
-      pinned: (inRam?.pinned ?? false) || (onDisk?.pinned ?? false),
-      lastUsed: Math.max(inRam?.lastUsed ?? 0, onDisk?.lastUsed ?? 0),
+      pinned: [inRam, files, whole].some((entry) => entry?.pinned),
+      lastUsed: Math.max(...[inRam, files, whole].map((entry) => entry?.lastUsed ?? 0)),
     }
   }
 

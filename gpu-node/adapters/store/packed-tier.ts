@@ -1,0 +1,182 @@
+/**
+ * Packed adapters on disk, so that what was evicted from RAM comes back by one read: `packed/<key>/<digest>`. The key stands
+ * for everything besides the adapter that packing depends on (base, layout, code); files of other keys are removed.
+ */
+
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { PackedAdapter } from '../../model/packed-adapter.ts'
+import { DamagedContentError } from '../loader/damaged-content.ts'
+import type { PackedFiles } from './disk-tier.ts'
+import type { Evictable } from './eviction.ts'
+import {
+  type PackedFileNotes,
+  type ReadPieces,
+  readPackedFile,
+  readPackedNotes,
+  writePackedFile,
+} from './packed-file.ts'
+
+export interface PackedTierOptions {
+  /** The disk tier's directory. */
+  directory: string
+  key: string
+  now: () => number
+  /** Room within the disk tier's budget. */
+  makeRoom: (bytes: number, tenantId: string) => boolean
+  readPieces: ReadPieces
+  onEvict: (digest: string) => void
+}
+
+interface PackedEntry {
+  bytes: number
+  rank: number
+  lastUsed: number
+  tenantId: string
+  pinned: boolean
+  notes: PackedFileNotes
+}
+
+/** Tells these files from content of the same digest. */
+const PREFIX = 'packed '
+/** Adapters that wait to be written stay in memory so long, beyond the RAM tier's budget. */
+const MAX_WAITING = 4
+
+export class PackedTier implements PackedFiles {
+  readonly #options: PackedTierOptions
+  readonly #entries = new Map<string, PackedEntry>()
+  #writing: Promise<void> = Promise.resolve()
+  #waiting = 0
+
+  private constructor(options: PackedTierOptions) {
+    this.#options = options
+  }
+
+  static async open(options: PackedTierOptions): Promise<PackedTier> {
+    const tier = new PackedTier(options)
+    const root = join(options.directory, 'packed')
+    await mkdir(join(root, options.key), { recursive: true, mode: 0o700 })
+    for (const name of await readdir(root)) {
+      if (name !== options.key) {
+        await rm(join(root, name), { recursive: true, force: true })
+      }
+    }
+    for (const name of await readdir(join(root, options.key))) {
+      await tier.#scan(name)
+    }
+    return tier
+  }
+
+  get(digest: string): PackedEntry | undefined {
+    return this.#entries.get(digest)
+  }
+
+  entries(): IterableIterator<[string, PackedEntry]> {
+    return this.#entries.entries()
+  }
+
+  /** Throws DamagedContentError; the file is gone then. */
+  async read(digest: string, tenantId: string): Promise<PackedAdapter> {
+    const entry = this.#entries.get(digest)
+    if (entry === undefined) {
+      throw new DamagedContentError('the packed file has left the disk meanwhile')
+    }
+    entry.lastUsed = this.#options.now()
+    entry.tenantId = tenantId
+    try {
+      return await readPackedFile(this.#path(digest), this.#options.readPieces)
+    } catch (error) {
+      await this.remove(digest)
+      throw error
+    }
+  }
+
+  /** Later, and only where there is room: it saves time, and nothing depends on it. */
+  keep(packed: PackedAdapter, notes: PackedFileNotes, tenantId: string): void {
+    if (this.#entries.has(packed.digest) || this.#waiting >= MAX_WAITING) {
+      return
+    }
+    this.#waiting++
+    this.#writing = this.#writing
+      .then(() => this.#write(packed, notes, tenantId))
+      // A full or failing disk costs the saving alone.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#waiting--
+      })
+  }
+
+  async remove(digest: string): Promise<void> {
+    if (this.#entries.delete(digest)) {
+      this.#options.onEvict(digest)
+      await rm(this.#path(digest), { force: true })
+    }
+  }
+
+  get usedBytes(): number {
+    return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  evict(key: string): Promise<void> {
+    return this.remove(key.slice(PREFIX.length))
+  }
+
+  evictables(): Evictable[] {
+    return [...this.#entries].map(([key, { bytes, lastUsed, tenantId, pinned }]) => ({
+      key: `${PREFIX}${key}`,
+      bytes,
+      lastUsed,
+      tenantId,
+      held: pinned,
+    }))
+  }
+
+  async settle(): Promise<void> {
+    await this.#writing
+  }
+
+  async #write(packed: PackedAdapter, notes: PackedFileNotes, tenantId: string): Promise<void> {
+    const { digest, rank } = packed
+    if (this.#entries.has(digest) || !this.#options.makeRoom(packed.bytes, tenantId)) {
+      return
+    }
+    const path = `${this.#path(digest)}.new`
+    try {
+      const bytes = await writePackedFile(path, packed, notes)
+      await rename(path, this.#path(digest))
+      const lastUsed = this.#options.now()
+      this.#entries.set(digest, { bytes, rank, lastUsed, tenantId, pinned: false, notes })
+    } catch (error) {
+      await rm(path, { force: true })
+      throw error
+    }
+  }
+
+  async #scan(name: string): Promise<void> {
+    const path = join(this.#options.directory, 'packed', this.#options.key, name)
+    try {
+      const notes = await readPackedNotes(path)
+      const { size, mtimeMs } = await stat(path)
+      if (/^[0-9a-f]{64}$/.test(name)) {
+        this.#entries.set(name, {
+          bytes: size,
+          rank: notes.rank,
+          lastUsed: mtimeMs,
+          tenantId: '',
+          pinned: false,
+          notes,
+        })
+        return
+      }
+    } catch (error) {
+      if (!(error instanceof DamagedContentError)) {
+        throw error
+      }
+    }
+    await rm(path, { recursive: true, force: true })
+  }
+
+  #path(digest: string): string {
+    return join(this.#options.directory, 'packed', this.#options.key, digest)
+  }
+}

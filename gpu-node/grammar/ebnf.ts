@@ -27,8 +27,10 @@ function print(expr: Expr, nested: boolean): string {
       return parenthesise(expr.items.map((item) => print(item, true)).join(' '), nested)
     case 'choice':
       return parenthesise(expr.items.map((item) => print(item, true)).join(' | '), nested)
-    case 'repeat':
-      return `${print(expr.item, true)}${printTimes(expr.min, expr.max)}`
+    case 'repeat': {
+      const item = print(expr.item, true)
+      return `${expr.item.kind === 'repeat' ? `(${item})` : item}${printTimes(expr.min, expr.max)}`
+    }
     case 'dispatch': {
       const tags = expr.tags.map((tag) => `(${print({ kind: 'text', text: tag.trigger }, true)}, ${tag.body})`)
       return `TagDispatch(${tags.join(', ')}, stop_eos=true, stop_str=(), loop_after_dispatch=${expr.again})`

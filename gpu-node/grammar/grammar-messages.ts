@@ -3,6 +3,7 @@
 import type { MessagePort } from 'node:worker_threads'
 import type { GrammarSpec, ReadGrammar } from './grammar-spec.ts'
 import type { GrammarVocabulary } from './grammar-vocabulary.ts'
+import type { LengthNode } from './length-bounds.ts'
 
 export interface ReaderData {
   maxHeapBytes: number
@@ -29,7 +30,7 @@ export interface MatcherData {
 /** Service → matcher. */
 export type MatcherRequest =
   | { kind: 'engine'; port: MessagePort }
-  | { kind: 'compile'; grammarId: string; ebnf: string }
+  | { kind: 'compile'; grammarId: string; ebnf: string; lengths: LengthNode | undefined }
   | { kind: 'forget'; grammarId: string }
 
 /** Matcher → service. */

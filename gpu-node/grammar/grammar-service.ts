@@ -59,6 +59,12 @@ export interface GrammarStats {
   waiting: number
 }
 
+interface KeyedGrammar {
+  /** Equal grammars have equal keys. */
+  key: string
+  grammar: ReadGrammar
+}
+
 const READ_CACHE_ENTRIES = 256
 /** A compile that took too long may be tried again when the machine is less busy. */
 const BROKEN_MS = 60_000
@@ -68,8 +74,8 @@ export class GrammarService {
   readonly #limits: GrammarLimits
   readonly #reader: GrammarReader
   /** Specs read, or refused, by their hash: the same wrong schema costs one thread, not one a request. */
-  readonly #read = new LRUCache<string, Promise<ReadGrammar>>({ max: READ_CACHE_ENTRIES })
-  /** Grammars that could not be compiled, by the hash of their EBNF: each try costs a thread. */
+  readonly #read = new LRUCache<string, Promise<KeyedGrammar>>({ max: READ_CACHE_ENTRIES })
+  /** Grammars that could not be compiled, by key: each try costs a thread. */
   readonly #broken = new LRUCache<string, RingletError>({ max: READ_CACHE_ENTRIES, ttl: BROKEN_MS })
   readonly #matchers = new Map<number, Matcher>()
   readonly #engines: MessagePort[] = []
@@ -107,8 +113,8 @@ export class GrammarService {
   /** Rejects with `grammar_invalid` (the spec is at fault) or `queue_full`. */
   async acquire(spec: GrammarSpec, signal?: AbortSignal): Promise<GrammarLease> {
     try {
-      const { ebnf, notEnforced } = await this.#readSpec(spec)
-      return await this.#leaseOf(sha256(ebnf), ebnf, notEnforced, signal)
+      const { key, grammar } = await this.#readSpec(spec)
+      return await this.#leaseOf(key, grammar, signal)
     } catch (error) {
       this.#refused += 1
       throw error
@@ -136,7 +142,7 @@ export class GrammarService {
     }
   }
 
-  #readSpec(spec: GrammarSpec): Promise<ReadGrammar> {
+  #readSpec(spec: GrammarSpec): Promise<KeyedGrammar> {
     const asText = JSON.stringify(spec)
     if (asText.length > MAX_SPEC_CHARS) {
       throw grammarInvalid(`the grammar has ${asText.length} characters as JSON; at most ${MAX_SPEC_CHARS} are allowed`)
@@ -146,7 +152,10 @@ export class GrammarService {
     if (known !== undefined) {
       return known
     }
-    const reading = this.#reader.read(spec)
+    const reading = this.#reader
+      .read(spec)
+      // Grammars that differ in lengths alone have the same EBNF.
+      .then((grammar) => ({ grammar, key: grammar.lengths === undefined ? sha256(grammar.ebnf) : key }))
     this.#read.set(key, reading)
     // Only what is wrong with the spec itself is worth remembering.
     reading.catch((error) => {
@@ -157,12 +166,7 @@ export class GrammarService {
     return reading
   }
 
-  async #leaseOf(
-    key: string,
-    ebnf: string,
-    notEnforced: readonly string[],
-    signal: AbortSignal | undefined,
-  ): Promise<GrammarLease> {
+  async #leaseOf(key: string, grammar: ReadGrammar, signal: AbortSignal | undefined): Promise<GrammarLease> {
     const waitUntil = performance.now() + this.#limits.maxWaitMs
     let compileMs = 0
     for (;;) {
@@ -177,12 +181,12 @@ export class GrammarService {
       const choice = chooseMatcher([...this.#matchers.values()], key, this.#limits.maxMatchers)
       switch (choice.kind) {
         case 'use':
-          return this.#lease(this.#matcher(choice.id), key, notEnforced, compileMs)
+          return this.#lease(this.#matcher(choice.id), key, grammar.notEnforced, compileMs)
         case 'compile':
-          compileMs = await this.#compile(this.#matcher(choice.id), key, ebnf)
+          compileMs = await this.#compile(this.#matcher(choice.id), key, grammar)
           break
         case 'start':
-          compileMs = await this.#compile(this.#startMatcher(), key, ebnf)
+          compileMs = await this.#compile(this.#startMatcher(), key, grammar)
           break
         case 'wait':
           await this.#wait(waitUntil - performance.now(), signal)
@@ -208,11 +212,11 @@ export class GrammarService {
     }
   }
 
-  async #compile(matcher: Matcher, key: string, ebnf: string): Promise<number> {
+  async #compile(matcher: Matcher, key: string, grammar: ReadGrammar): Promise<number> {
     matcher.forgetDownTo(this.#limits.grammarsPerMatcher - 1)
     this.#compiles += 1
     try {
-      return (await matcher.compile(key, ebnf, this.#limits.compileMs)).compileMs
+      return (await matcher.compile(key, grammar, this.#limits.compileMs)).compileMs
     } catch (error) {
       if (error instanceof RingletError && error.code === 'grammar_invalid' && !this.#closed) {
         this.#broken.set(key, error)

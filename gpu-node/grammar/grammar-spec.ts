@@ -4,8 +4,9 @@ import { RingletError } from '../../shared/errors.ts'
 import { toEbnf } from './ebnf.ts'
 import { type Expr, isNothing, leftRecursiveRule, prune, RuleBook } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
-import { schemaToExpr } from './json-schema.ts'
+import { type CompiledSchema, schemaToExpr } from './json-schema.ts'
 import { anyObject } from './json-text.ts'
+import type { LengthNode } from './length-bounds.ts'
 import { regexToExpr } from './regex.ts'
 
 export type GrammarSpec =
@@ -36,6 +37,7 @@ export interface ReadGrammar {
   ebnf: string
   /** Schema keywords, by path, that are left to the model; only where the caller allowed it. */
   notEnforced: string[]
+  lengths: LengthNode | undefined
 }
 
 /** Longest spec, as JSON text. */
@@ -44,7 +46,7 @@ export const MAX_SPEC_CHARS = 256 * 1024
 export const MAX_EBNF_CHARS = 512 * 1024
 
 export function readGrammar(spec: GrammarSpec): ReadGrammar {
-  const read = spec.kind === 'ebnf' ? { ebnf: spec.grammar, notEnforced: [] } : readRules(spec)
+  const read = spec.kind === 'ebnf' ? { ebnf: spec.grammar, notEnforced: [], lengths: undefined } : readRules(spec)
   if (read.ebnf.length > MAX_EBNF_CHARS) {
     throw grammarInvalid(
       `the grammar has ${read.ebnf.length} characters as EBNF; at most ${MAX_EBNF_CHARS} are allowed`,
@@ -55,9 +57,8 @@ export function readGrammar(spec: GrammarSpec): ReadGrammar {
 
 function readRules(spec: RuleSpec): ReadGrammar {
   const book = new RuleBook()
-  const notEnforced: string[] = []
-  const root = rootOf(spec, book, notEnforced)
-  const pruned = prune(book, root)
+  const { expr, lengths, notEnforced } = rootOf(spec, book)
+  const pruned = prune(book, expr)
   if (isNothing(pruned.root)) {
     throw grammarInvalid('no text satisfies this grammar')
   }
@@ -65,34 +66,33 @@ function readRules(spec: RuleSpec): ReadGrammar {
   if (endless !== undefined) {
     throw grammarInvalid(`the schema refers to itself without end (${endless})`)
   }
-  return { ebnf: toEbnf(pruned.rules, pruned.root), notEnforced }
+  return { ebnf: toEbnf(pruned.rules, pruned.root), notEnforced, lengths }
 }
 
-function rootOf(spec: RuleSpec, book: RuleBook, notEnforced: string[]): Expr {
+function rootOf(spec: RuleSpec, book: RuleBook): CompiledSchema {
   switch (spec.kind) {
     case 'json_object':
-      return anyObject(book)
-    case 'json_schema': {
-      const compiled = schemaToExpr(book, spec.schema, { strict: spec.strict ?? true })
-      notEnforced.push(...compiled.notEnforced)
-      return compiled.expr
-    }
+      return { expr: anyObject(book), lengths: undefined, notEnforced: [] }
+    case 'json_schema':
+      return schemaToExpr(book, spec.schema, { strict: spec.strict ?? true, keepLengths: true })
     case 'regex':
-      return regexToExpr(spec.pattern)
-    case 'rules':
+      return { expr: regexToExpr(spec.pattern), lengths: undefined, notEnforced: [] }
+    case 'rules': {
+      const notEnforced: string[] = []
       for (const rule of spec.schemas) {
         book.rule(rule.name, () => readSchemaRule(book, rule, notEnforced))
       }
       for (const [name, expr] of spec.rules) {
         book.rule(name, () => expr)
       }
-      return spec.root
+      return { expr: spec.root, lengths: undefined, notEnforced }
+    }
   }
 }
 
 function readSchemaRule(book: RuleBook, { label, schema, strict }: SchemaRule, notEnforced: string[]): Expr {
   try {
-    const compiled = schemaToExpr(book, schema, { strict })
+    const compiled = schemaToExpr(book, schema, { strict, keepLengths: false })
     notEnforced.push(...compiled.notEnforced.map((path) => `${label}: ${path}`))
     return compiled.expr
   } catch (error) {

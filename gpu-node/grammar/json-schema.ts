@@ -20,6 +20,7 @@ import {
   literal,
   numberRule,
 } from './json-text.ts'
+import { collectBounds, type LengthNode } from './length-bounds.ts'
 import {
   constrains,
   JSON_TYPES,
@@ -41,17 +42,23 @@ const MAX_BRANCHES = 256
 export interface SchemaOptions {
   /** True: a keyword that cannot be enforced is refused. False: it is left to the model and named in `notEnforced`. */
   strict: boolean
+  /** The text is this JSON value and nothing else, so that lengths of strings can be kept beside the grammar. */
+  keepLengths: boolean
 }
 
 export interface CompiledSchema {
   expr: Expr
+  /** Bounds of strings that the grammar leaves to the length guard. */
+  lengths: LengthNode | undefined
   notEnforced: string[]
 }
 
 export function schemaToExpr(book: RuleBook, schema: unknown, options: SchemaOptions): CompiledSchema {
   const compiler = new SchemaCompiler(book, schema, options)
-  const expr = compiler.compile(schema, '#')
-  return { expr, notEnforced: [...compiler.notEnforced] }
+  const root: LengthNode = {}
+  const expr = compiler.compile(schema, '#', options.keepLengths ? root : undefined)
+  const lengths = collectBounds(root).length > 0 ? root : undefined
+  return { expr, lengths, notEnforced: [...compiler.notEnforced] }
 }
 
 class SchemaCompiler {
@@ -61,6 +68,8 @@ class SchemaCompiler {
   readonly #strict: boolean
   /** Names of two schemas' rules must differ when both go into one book (tools). */
   readonly #prefix: string
+  /** Of the targets of references. */
+  readonly #places = new Map<string, LengthNode>()
   #seen = 0
 
   constructor(book: RuleBook, root: unknown, options: SchemaOptions) {
@@ -70,7 +79,8 @@ class SchemaCompiler {
     this.#prefix = `s${book.rules.size}_`
   }
 
-  compile(schema: unknown, path: string): Expr {
+  /** `place`: where in the text this is, while that is certain. */
+  compile(schema: unknown, path: string, place: LengthNode | undefined): Expr {
     this.#seen += 1
     if (path.split('/').length > MAX_DEPTH || this.#seen > MAX_SCHEMAS) {
       throw grammarInvalid(`the schema is nested deeper than ${MAX_DEPTH} or has more than ${MAX_SCHEMAS} parts`)
@@ -84,20 +94,30 @@ class SchemaCompiler {
     const keywords = Object.keys(schema).filter(constrains)
     const [only] = keywords
     if (keywords.length === 1 && only === '$ref') {
-      return this.#reference(schema, path)
+      return this.#reference(schema, path, place)
     }
     if (keywords.length === 1 && (only === 'anyOf' || only === 'oneOf')) {
       const branches = this.#branches(schema, only, path)
-      return choice(...branches.map((branch, i) => this.compile(branch, `${path}/${only}/${i}`)))
+      const certain = branches.filter((branch) => !isScalar(branch)).length < 2 ? place : undefined
+      return choice(...branches.map((branch, i) => this.compile(branch, `${path}/${only}/${i}`, certain)))
     }
-    return choice(...this.#expand(schema, path, 0).map((plain) => this.#plain(plain, path)))
+    const alternatives = this.#expand(schema, path, 0)
+    const certain = alternatives.length < 2 ? place : undefined
+    return choice(...alternatives.map((plain) => this.#plain(plain, path, certain)))
   }
 
-  /** References become rules, so that a schema may contain itself. */
-  #reference(schema: SchemaObject, path: string): Expr {
+  /** References become rules, so that a schema may contain itself; one rule for certain places and one for others. */
+  #reference(schema: SchemaObject, path: string, place: LengthNode | undefined): Expr {
     const pointer = String(schema.$ref)
     const target = this.#resolve(pointer, path)
-    return this.#book.rule(`${this.#prefix}${ruleName(pointer)}`, () => this.compile(target, pointer))
+    const name = `${this.#prefix}${ruleName(pointer)}`
+    if (place === undefined) {
+      return this.#book.rule(`${name}_counted`, () => this.compile(target, pointer, undefined))
+    }
+    const known = this.#places.get(pointer) ?? {}
+    this.#places.set(pointer, known)
+    place.same = known
+    return this.#book.rule(name, () => this.compile(target, pointer, known))
   }
 
   #resolve(pointer: string, path: string): unknown {
@@ -165,7 +185,7 @@ class SchemaCompiler {
     throw grammarInvalid(`${path}: a schema is an object, true or false`)
   }
 
-  #plain(schema: SchemaObject, path: string): Expr {
+  #plain(schema: SchemaObject, path: string, place: LengthNode | undefined): Expr {
     for (const keyword of unenforced(schema)) {
       this.#cannotEnforce(`${path}/${keyword}`, `'${keyword}'`)
     }
@@ -179,7 +199,7 @@ class SchemaCompiler {
     if (types === undefined) {
       return anyValue(this.#book)
     }
-    return choice(...types.map((type) => this.#typed(schema, type, path)))
+    return choice(...types.map((type) => this.#typed(schema, type, path, place)))
   }
 
   #literals(schema: SchemaObject, types: readonly JsonType[] | undefined, path: string): Expr {
@@ -196,7 +216,7 @@ class SchemaCompiler {
     return choice(...allowed.map((value) => literal(value)))
   }
 
-  #typed(schema: SchemaObject, type: JsonType, path: string): Expr {
+  #typed(schema: SchemaObject, type: JsonType, path: string, place: LengthNode | undefined): Expr {
     const book = this.#book
     switch (type) {
       case 'null':
@@ -208,19 +228,19 @@ class SchemaCompiler {
       case 'number':
         return numberExpr(schema, type, path) ?? numberRule(book)
       case 'string':
-        return stringExpr(book, schema, path, (format) =>
+        return stringExpr(book, schema, path, place, (format) =>
           this.notEnforced.add(`${path}/format (${format.slice(0, 40)})`),
         )
       case 'array':
-        return this.#array(schema, path)
+        return this.#array(schema, path, place)
       case 'object':
         return hasKeywordOf(schema, 'object')
-          ? objectExpr(book, schema, path, (sub, subPath) => this.compile(sub, subPath))
+          ? objectExpr(book, schema, path, place, (sub, subPath, subPlace) => this.compile(sub, subPath, subPlace))
           : anyObject(book)
     }
   }
 
-  #array(schema: SchemaObject, path: string): Expr {
+  #array(schema: SchemaObject, path: string, place: LengthNode | undefined): Expr {
     const book = this.#book
     if (!hasKeywordOf(schema, 'array')) {
       return anyArray(book)
@@ -231,12 +251,14 @@ class SchemaCompiler {
     const tuple = Array.isArray(schema.items) ? schema.items : schema.prefixItems
     const rest = Array.isArray(schema.items) ? (schema.additionalItems ?? true) : (schema.items ?? true)
     if (tuple === undefined) {
-      return max === 0 ? text('[]') : arrayOf(book, this.compile(rest, `${path}/items`), min, max)
+      return max === 0 ? text('[]') : arrayOf(book, this.compile(rest, `${path}/items`, itemsNode(place)), min, max)
     }
     if (!Array.isArray(tuple)) {
       throw grammarInvalid(`${path}: 'prefixItems' must be a list`)
     }
-    const first = tuple.slice(0, max).map((item, i) => this.compile(item, `${path}/prefixItems/${i}`))
+    const first = tuple
+      .slice(0, max)
+      .map((item, i) => this.compile(item, `${path}/prefixItems/${i}`, prefixNode(place, i)))
     const [head, ...others] = first
     if (head === undefined) {
       return min === 0 ? text('[]') : NOTHING
@@ -244,7 +266,7 @@ class SchemaCompiler {
     // Items beyond the tuple are written only where the schema asks for them.
     const wantsRest = min > first.length || (schema.items !== undefined && !Array.isArray(schema.items))
     const restMax = max === undefined ? undefined : max - first.length
-    const restExpr = wantsRest && rest !== false ? this.compile(rest, `${path}/items`) : NOTHING
+    const restExpr = wantsRest && rest !== false ? this.compile(rest, `${path}/items`, itemsNode(place)) : NOTHING
     const more = repeat(sequence(COMMA, restExpr), Math.max(0, min - first.length), restMax)
     const listed = sequence(head, ...others.map((item) => sequence(COMMA, item)), isNothing(more) ? NOTHING : more)
     return bracketed('[', ']', listed, false)
@@ -256,6 +278,29 @@ class SchemaCompiler {
     }
     this.notEnforced.add(where)
   }
+}
+
+function itemsNode(place: LengthNode | undefined): LengthNode | undefined {
+  if (place !== undefined) {
+    place.items ??= {}
+  }
+  return place?.items
+}
+
+function prefixNode(place: LengthNode | undefined, index: number): LengthNode | undefined {
+  if (place === undefined) {
+    return undefined
+  }
+  const node: LengthNode = {}
+  place.prefix ??= []
+  place.prefix[index] = node
+  return node
+}
+
+/** Says nothing about strings, objects or arrays, which alone have lengths or lead to them. */
+function isScalar(schema: unknown): boolean {
+  const scalars: readonly unknown[] = ['null', 'boolean', 'integer', 'number']
+  return isObject(schema) && scalars.includes(schema.type)
 }
 
 function typesOf(schema: SchemaObject, path: string): JsonType[] | undefined {

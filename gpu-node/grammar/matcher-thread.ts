@@ -8,11 +8,21 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import type { CompiledGrammar, GrammarMatcher } from '@mlc-ai/web-xgrammar'
 import type { MatcherData, MatcherReply, MatcherRequest, SequenceMessage } from './grammar-messages.ts'
 import { vocabularyPieces } from './grammar-vocabulary.ts'
+import { type GuardPlan, LengthGuard, planGuard } from './length-guard.ts'
 import { ENDED, LOST, MaskSlot, READY, REJECTED, type SlotState } from './mask-slot.ts'
+import { TokenLengths } from './token-lengths.ts'
 import { loadXgrammar, XgrammarAbort } from './xgrammar.ts'
+
+type CompileRequest = Extract<MatcherRequest, { kind: 'compile' }>
+
+interface Compiled {
+  grammar: CompiledGrammar
+  guard: GuardPlan | undefined
+}
 
 interface MatchedSequence {
   matcher: GrammarMatcher
+  guard: LengthGuard | undefined
   slot: MaskSlot
   engine: MessagePort
 }
@@ -21,7 +31,8 @@ const { vocabulary, maxHeapBytes } = workerData as MatcherData
 const { xgrammar, guard, heapBytes } = loadXgrammar(maxHeapBytes)
 const compiler = await createCompiler()
 const stopMask = createStopMask()
-const grammars = new Map<string, CompiledGrammar>()
+let tokenLengths: TokenLengths | undefined
+const grammars = new Map<string, Compiled>()
 const sequences = new Map<string, MatchedSequence>()
 /** xgrammar's calls return promises; one after another keeps the order of the messages. */
 let work: Promise<void> = Promise.resolve()
@@ -32,7 +43,7 @@ parentPort?.on('message', (request: MatcherRequest) => {
     engine.on('message', (message: SequenceMessage) => then(() => onSequence(message, engine)))
     return
   }
-  then(() => (request.kind === 'compile' ? compile(request.grammarId, request.ebnf) : forget(request.grammarId)))
+  then(() => (request.kind === 'compile' ? compile(request) : forget(request.grammarId)))
 })
 reply({ kind: 'started' })
 
@@ -57,11 +68,14 @@ async function createCompiler() {
   return made
 }
 
-async function compile(grammarId: string, ebnf: string): Promise<void> {
+async function compile({ grammarId, ebnf, lengths }: CompileRequest): Promise<void> {
   const startedAt = performance.now()
   try {
-    const compiled = await guard(() => compiler.compileGrammar(ebnf))
-    grammars.set(grammarId, compiled)
+    const grammar = await guard(() => compiler.compileGrammar(ebnf))
+    grammars.set(grammarId, {
+      grammar,
+      guard: lengths === undefined ? undefined : planGuard(lengths, lengthsOfTokens()),
+    })
     reply({ kind: 'compiled', grammarId, compileMs: performance.now() - startedAt, heapBytes: heapBytes() })
   } catch (error) {
     const message = error instanceof XgrammarAbort ? error.message : 'it cannot be compiled'
@@ -70,7 +84,7 @@ async function compile(grammarId: string, ebnf: string): Promise<void> {
 }
 
 function forget(grammarId: string): void {
-  grammars.get(grammarId)?.dispose()
+  grammars.get(grammarId)?.grammar.dispose()
   grammars.delete(grammarId)
 }
 
@@ -83,18 +97,19 @@ async function onSequence(message: SequenceMessage, engine: MessagePort): Promis
         publish(slot, engine, LOST)
         return
       }
-      const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(compiled)
-      sequences.set(message.sequenceId, { matcher, slot, engine })
-      const fits = message.replayTokens.every((tokenId) => matcher.acceptToken(tokenId))
-      publish(slot, engine, fits ? await nextMask(matcher, slot) : REJECTED)
+      const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(compiled.grammar)
+      const lengthGuard = compiled.guard && new LengthGuard(compiled.guard, lengthsOfTokens())
+      const sequence = { matcher, guard: lengthGuard, slot, engine }
+      sequences.set(message.sequenceId, sequence)
+      const fits = message.replayTokens.every((tokenId) => accept(sequence, tokenId))
+      publish(slot, engine, fits ? await nextMask(sequence) : REJECTED)
       return
     }
     case 'accept': {
       const sequence = sequences.get(message.sequenceId)
       if (sequence !== undefined) {
-        const { matcher, slot } = sequence
-        const fits = matcher.acceptToken(message.tokenId)
-        publish(slot, sequence.engine, fits ? await nextMask(matcher, slot) : REJECTED)
+        const fits = accept(sequence, message.tokenId)
+        publish(sequence.slot, sequence.engine, fits ? await nextMask(sequence) : REJECTED)
       }
       return
     }
@@ -110,17 +125,27 @@ function publish(slot: MaskSlot, engine: MessagePort, state: SlotState): void {
   }
 }
 
-async function nextMask(matcher: GrammarMatcher, slot: MaskSlot): Promise<SlotState> {
+function accept({ matcher, guard }: MatchedSequence, tokenId: number): boolean {
+  return matcher.acceptToken(tokenId) && guard?.accept(tokenId) !== false
+}
+
+async function nextMask({ matcher, guard, slot }: MatchedSequence): Promise<SlotState> {
   if (matcher.isTerminated()) {
     return ENDED
   }
   const mask = await matcher.getNextTokenBitmask()
+  guard?.restrict(mask)
   // Only stop tokens are left: the text is complete, and running the model to be told so is a waste.
   if (mask.every((word, i) => (word & ~(stopMask[i] ?? 0)) === 0)) {
     return ENDED
   }
   slot.mask.set(mask)
   return READY
+}
+
+function lengthsOfTokens(): TokenLengths {
+  tokenLengths ??= new TokenLengths(vocabulary)
+  return tokenLengths
 }
 
 function createStopMask(): Int32Array {

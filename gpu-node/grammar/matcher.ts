@@ -12,6 +12,7 @@ import {
   type MatcherRequest,
   toGrammarId,
 } from './grammar-messages.ts'
+import type { ReadGrammar } from './grammar-spec.ts'
 import type { MatcherView } from './matcher-choice.ts'
 
 export interface CompiledEntry {
@@ -65,7 +66,7 @@ export class Matcher implements MatcherView {
   }
 
   /** Nothing may run in the thread. Rejects with the caller's error; the thread is lost then. */
-  async compile(key: string, ebnf: string, limitMs: number): Promise<{ compileMs: number }> {
+  async compile(key: string, { ebnf, lengths }: ReadGrammar, limitMs: number): Promise<{ compileMs: number }> {
     this.#serial += 1
     const grammarId = toGrammarId(this.id, this.#serial)
     this.compiling = key
@@ -77,7 +78,7 @@ export class Matcher implements MatcherView {
     const outcome = await new Promise<CompileReply | { kind: 'lost' | 'late' }>((resolve) => {
       this.#onCompiled = resolve
       timer = setTimeout(() => resolve({ kind: 'late' }), limitMs)
-      this.#post({ kind: 'compile', grammarId, ebnf })
+      this.#post({ kind: 'compile', grammarId, ebnf, lengths })
     })
     clearTimeout(timer)
     this.#onCompiled = undefined

@@ -14,25 +14,32 @@ import {
 } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import { anyString, anyValue, bracketed, COMMA, objectOf, pair, stringExcept, stringOf } from './json-text.ts'
+import { type LengthNode, propertyNode } from './length-bounds.ts'
 import { regexToExpr } from './regex.ts'
 import type { SchemaObject } from './schema-keywords.ts'
 import { isObject } from './schema-merge.ts'
 import { countKeyword } from './schema-numbers.ts'
 
-/** Compiles a schema found below this object. */
-export type SubSchema = (schema: unknown, path: string) => Expr
+/** Compiles a schema found below this object; `place` is its place for lengths. */
+export type SubSchema = (schema: unknown, path: string, place: LengthNode | undefined) => Expr
 
-export function objectExpr(book: RuleBook, schema: SchemaObject, path: string, sub: SubSchema): Expr {
+export function objectExpr(
+  book: RuleBook,
+  schema: SchemaObject,
+  path: string,
+  place: LengthNode | undefined,
+  sub: SubSchema,
+): Expr {
   const required = requiredNames(schema, path)
   const named = properties(schema, required, path)
   const min = countKeyword(schema, 'minProperties', path) ?? 0
   const max = countKeyword(schema, 'maxProperties', path)
   if (named.length === 0) {
-    return freeObject(book, schema, min, max, path, sub)
+    return freeObject(book, schema, min, max, path, place, sub)
   }
   refuseBeside(schema, 'patternProperties', path)
   refuseBeside(schema, 'propertyNames', path)
-  const extra = extraMember(book, schema, named, path, sub)
+  const extra = extraMember(book, schema, named, path, place, sub)
   if (
     min > required.size ||
     (max !== undefined && max < (isNothing(extra) ? named.length : Number.POSITIVE_INFINITY))
@@ -40,7 +47,10 @@ export function objectExpr(book: RuleBook, schema: SchemaObject, path: string, s
     throw grammarInvalid(`${path}: minProperties and maxProperties beside 'properties' are not supported`)
   }
   const members = named.map(([name, value]) => {
-    const member = pair(text(JSON.stringify(name)), sub(value, `${path}/properties/${name}`))
+    const member = pair(
+      text(JSON.stringify(name)),
+      sub(value, `${path}/properties/${name}`, place && propertyNode(place, name)),
+    )
     return { member: book.share('p', member), required: required.has(name) }
   })
   return bracketed('{', '}', memberList(book, members, extra), required.size === 0)
@@ -76,6 +86,7 @@ function freeObject(
   min: number,
   max: number | undefined,
   path: string,
+  place: LengthNode | undefined,
   sub: SubSchema,
 ): Expr {
   if (min > 1) {
@@ -89,20 +100,29 @@ function freeObject(
       throw grammarInvalid(`${path}: patternProperties is supported with additionalProperties: false only`)
     }
     const [pattern, value] = patterns
-    const member = pair(stringOf(regexToExpr(pattern)), sub(value, `${path}/patternProperties`))
+    const member = pair(stringOf(regexToExpr(pattern)), sub(value, `${path}/patternProperties`, additionalNode(place)))
     return objectOf(book, member, min, max)
   }
   if (additional === false) {
     return min === 0 ? text('{}') : NOTHING
   }
   const key = schema.propertyNames === undefined ? anyString(book) : keyExpr(schema.propertyNames, path, sub)
-  const value = additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`)
+  const value =
+    additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`, additionalNode(place))
   return objectOf(book, pair(key, value), min, max)
 }
 
 function keyExpr(names: unknown, path: string, sub: SubSchema): Expr {
   const asString = isObject(names) ? { type: 'string', ...names } : names
-  return sub(asString, `${path}/propertyNames`)
+  // A name is no value: its length is counted in the grammar.
+  return sub(asString, `${path}/propertyNames`, undefined)
+}
+
+function additionalNode(place: LengthNode | undefined): LengthNode | undefined {
+  if (place !== undefined) {
+    place.additional ??= {}
+  }
+  return place?.additional
 }
 
 /** A member that the schema does not name; none unless the schema asks for it, since without is valid too. */
@@ -111,13 +131,15 @@ function extraMember(
   schema: SchemaObject,
   named: readonly (readonly [string, unknown])[],
   path: string,
+  place: LengthNode | undefined,
   sub: SubSchema,
 ): Expr {
   const additional = schema.additionalProperties ?? false
   if (additional === false) {
     return NOTHING
   }
-  const value = additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`)
+  const value =
+    additional === true ? anyValue(book) : sub(additional, `${path}/additionalProperties`, additionalNode(place))
   const names = named.map(([name]) => name)
   return book.share('extra', pair(stringExcept(book, names), value))
 }

@@ -2,30 +2,49 @@
 
 import { choice, type Expr, NOTHING, type RuleBook, repeat } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
-import { boundedString, stringOf } from './json-text.ts'
+import { anyString, countableString, countedString, stringOf } from './json-text.ts'
+import type { LengthNode } from './length-bounds.ts'
 import { regexToExpr } from './regex.ts'
 import type { SchemaObject } from './schema-keywords.ts'
 import { countKeyword } from './schema-numbers.ts'
 import { STRING_FORMATS } from './string-formats.ts'
 
-/** `onUnknownFormat` is told a format that is not enforced; by default formats are annotations (JSON Schema 2020-12 §7.2.1). */
+/**
+ * `place`: where lengths can be kept (length-bounds.ts), if they can. `onUnknownFormat` is told a format that is not
+ * enforced; by default formats are annotations (JSON Schema 2020-12 §7.2.1).
+ */
 export function stringExpr(
   book: RuleBook,
   schema: SchemaObject,
   path: string,
+  place: LengthNode | undefined,
   onUnknownFormat: (format: string) => void,
 ): Expr {
   const min = countKeyword(schema, 'minLength', path) ?? 0
   const max = countKeyword(schema, 'maxLength', path)
   const pattern = patternOf(schema, path, onUnknownFormat)
   if (pattern === undefined) {
-    return max !== undefined && max < min ? NOTHING : boundedString(book, min, max)
+    return lengthExpr(book, min, max, place)
   }
   const content = withLength(regexToExpr(pattern), min, max)
   if (content === undefined) {
     throw grammarInvalid(`${path}: this pattern together with minLength or maxLength is not supported`)
   }
   return stringOf(content)
+}
+
+function lengthExpr(book: RuleBook, min: number, max: number | undefined, place: LengthNode | undefined): Expr {
+  if (max !== undefined && max < min) {
+    return NOTHING
+  }
+  if (min === 0 && max === undefined) {
+    return anyString(book)
+  }
+  if (place === undefined) {
+    return countedString(book, min, max)
+  }
+  place.bound = { min, max }
+  return countableString(book)
 }
 
 function patternOf(schema: SchemaObject, path: string, onUnknownFormat: (format: string) => void): string | undefined {

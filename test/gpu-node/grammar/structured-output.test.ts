@@ -57,6 +57,31 @@ const SCHEMAS: Record<string, unknown> = {
       { type: 'object', properties: { kind: { const: 'b' }, y: { type: 'string' } }, required: ['kind', 'y'] },
     ],
   },
+  lengths: {
+    type: 'object',
+    properties: {
+      'k"1': { type: 'string', minLength: 2, maxLength: 3 },
+      tags: { type: 'array', items: { $ref: '#/$defs/tag' }, minItems: 2, maxItems: 4 },
+      maybe: { anyOf: [{ $ref: '#/$defs/tag' }, { type: 'null' }] },
+      either: {
+        anyOf: [
+          { type: 'string', maxLength: 2 },
+          { type: 'array', items: { type: 'string', minLength: 5, maxLength: 6 }, minItems: 1 },
+        ],
+      },
+      pair: {
+        type: 'array',
+        prefixItems: [
+          { type: 'string', maxLength: 1 },
+          { type: 'string', minLength: 9 },
+        ],
+      },
+      deep: { type: 'object', additionalProperties: { type: 'string', maxLength: 4 } },
+    },
+    required: ['k"1', 'tags', 'maybe', 'either', 'pair', 'deep'],
+    additionalProperties: false,
+    $defs: { tag: { type: 'string', minLength: 1, maxLength: 4 } },
+  },
   numbers: {
     type: 'array',
     items: {

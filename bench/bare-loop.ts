@@ -3,6 +3,7 @@
 import { buildDecoderGraph } from '../gpu-node/model/graph/decoder-graph.ts'
 import type { WeightFormat } from '../gpu-node/model/graph/graph-form.ts'
 import { planWeights } from '../gpu-node/model/graph/weight-plan.ts'
+import { installKernels } from '../gpu-node/model/runner/kernels.ts'
 import { KvCache } from '../gpu-node/model/runner/kv-cache.ts'
 import { StepIo } from '../gpu-node/model/runner/step-io.ts'
 import { loadWeights, type WeightSource } from '../gpu-node/model/runner/weight-store.ts'
@@ -26,9 +27,15 @@ export async function createBareLoop(options: BareLoopOptions): Promise<(rows: n
   const { decoder } = source
   const environment = new OrtEnvironment(options.threads)
   const plan = planWeights(decoder)
-  const { initializers } = await loadWeights(environment, source, plan, dtype)
-  const form = { weights: dtype, lora: 'none', extras: false, head: false } as const
-  const session = new OrtSession(environment, { model: buildDecoderGraph(decoder, plan, form), initializers })
+  const { tiled, domain } = installKernels(environment.library, plan, dtype)
+  const { initializers } = await loadWeights(environment, source, plan, dtype, { tiled })
+  const form = { weights: dtype, lora: 'none', extras: false, head: false, tiled } as const
+  const model = buildDecoderGraph(decoder, plan, form)
+  const session = new OrtSession(environment, {
+    model,
+    initializers,
+    customOps: domain === undefined ? [] : [domain],
+  })
   const kv = new KvCache(environment, decoder, maxRows, maxPositions)
   const { hiddenSize, vocabSize } = decoder
   const io = new StepIo(environment, {
@@ -40,13 +47,17 @@ export async function createBareLoop(options: BareLoopOptions): Promise<(rows: n
   })
   io.embeddings.fill(0.1)
   io.lastPositions.fill(position)
-  io.setTotalPositions(position + 1)
   const bindings = new Map<number, OrtBinding>()
   return (rows) => {
     let binding = bindings.get(rows)
+    const shape = { first: 0, rows, tokens: 1, hidden: rows, logits: rows }
+    io.prepare(shape, position + 1)
     if (binding === undefined) {
       binding = new OrtBinding(environment, session)
-      io.bind(binding, { first: 0, rows, tokens: 1, hidden: rows, logits: rows })
+      io.bind(binding, shape)
+      if (tiled) {
+        io.bindSizes(binding)
+      }
       kv.bind(binding, 0, rows)
       bindings.set(rows, binding)
     }

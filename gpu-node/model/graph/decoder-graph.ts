@@ -4,7 +4,17 @@ import type { DecoderSpec } from '../decoder-spec.ts'
 import { layOutAdapterTable } from './adapter-table.ts'
 import { writeAttention } from './attention.ts'
 import type { BuildForm, GraphForm } from './graph-form.ts'
-import { EMBEDDINGS, HIDDEN, HIDDEN_ROWS, LAST_POSITIONS, LOGIT_ROWS, LOGITS, TOTAL_POSITIONS } from './graph-names.ts'
+import {
+  EMBEDDINGS,
+  HEAD_SIZES,
+  HIDDEN,
+  HIDDEN_ROWS,
+  LAST_POSITIONS,
+  LOGIT_ROWS,
+  LOGITS,
+  STEP_SIZES,
+  TOTAL_POSITIONS,
+} from './graph-names.ts'
 import { GraphWriter } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
 import { writeMlp } from './mlp.ts'
@@ -17,6 +27,11 @@ export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, given:
   const embeddings = graph.input(EMBEDDINGS, 'float32', ['rows', 'tokens', decoder.hiddenSize])
   graph.input(LAST_POSITIONS, 'int32', ['rows'])
   graph.input(TOTAL_POSITIONS, 'int32', [])
+  if (form.tiled) {
+    // Inputs even where no matrix is in tiles, so that every run binds the same.
+    graph.input(STEP_SIZES, 'int64', [3])
+    graph.input(HEAD_SIZES, 'int64', [3])
+  }
   let residual = enter(graph, plan.layers[0]?.attentionNorm, embeddings)
   for (const [i, layer] of plan.layers.entries()) {
     const attention = writeAttention(graph, form, decoder, layer, i, residual.input)
@@ -52,12 +67,12 @@ function writeHead(graph: GraphWriter, decoder: DecoderSpec, plan: WeightPlan, f
   const hiddenRows = graph.input(HIDDEN_ROWS, 'int64', ['hidden_rows'])
   graph.nodes('Gather', [flat, hiddenRows], { attributes: { axis: 0 }, outputs: 1 }, [HIDDEN])
   graph.declareOutput(HIDDEN, 'float32', ['hidden_rows', hiddenSize])
-  const logitRows = graph.input(LOGIT_ROWS, 'int64', ['logit_rows'])
+  const logitRows = graph.input(LOGIT_ROWS, 'int64', ['logit_rows', 1])
   const chosen = graph.node('Gather', [HIDDEN, logitRows], { attributes: { axis: 0 } })
   let logits = writeLinear(graph, form, plan.head, chosen)
   if (head.softcap !== undefined) {
     const cap = graph.float(head.softcap)
     logits = graph.node('Mul', [graph.node('Tanh', [graph.node('Div', [logits, cap])]), cap])
   }
-  graph.output(LOGITS, logits, 'float32', ['logit_rows', vocabSize])
+  graph.output(LOGITS, logits, 'float32', ['logit_rows', 1, vocabSize])
 }

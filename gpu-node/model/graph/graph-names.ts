@@ -12,11 +12,11 @@ export const TOTAL_POSITIONS = 'total_positions'
 export const POSITION_IDS = 'position_ids'
 /** `[n]` int64 into the flattened tokens: whose final hidden states are wanted. */
 export const HIDDEN_ROWS = 'hidden_rows'
-/** `[n]` int64 into `hidden_rows`: whose logits are wanted. */
+/** `[n, 1]` int64 into `hidden_rows`: whose logits are wanted. */
 export const LOGIT_ROWS = 'logit_rows'
 /** `[hidden_rows, hidden]`, after the last norm. */
 export const HIDDEN = 'hidden'
-/** `[logit_rows, vocab]`. */
+/** `[logit_rows, 1, vocab]`. */
 export const LOGITS = 'logits'
 
 /** `[rows, kvHeads, maxPositions, headSize]`; past and present are bound to the same memory. */
@@ -28,6 +28,10 @@ export function kvNames(layer: number) {
     presentValue: `present.${layer}.value`,
   }
 }
+
+/** int64 `[3]`, for the int8 product's kernel: how many tokens, and the sizes under which they come; for the head, of logits. */
+export const STEP_SIZES = 'step.sizes'
+export const HEAD_SIZES = 'head.sizes'
 
 /** int64: header and adapters' tables of the step's tokens, as the LoRA kernel reads them; for the head, of the logits' rows. */
 export const LORA_ROWS = 'lora.rows'

@@ -1,11 +1,14 @@
 /** One matrix of the plan in the graph: base product in the chosen weight format, and what an adapter adds. */
 
+import { tiledBytes } from '../../ort/linear-kernel/linear-layout.ts'
+import { linearOpType } from '../../ort/linear-kernel/linear-op.ts'
 import { kernelObjection } from '../../ort/lora-kernel/kernel-layout.ts'
 import { LORA_OP } from '../../ort/lora-kernel/lora-op.ts'
+import { OP_DOMAIN } from '../../ort/machine-code/custom-op.ts'
 import { QUANTISED_BLOCK } from '../quantise.ts'
 import { kernelShape } from './adapter-table.ts'
-import type { BuildForm } from './graph-form.ts'
-import { LORA_HEAD_ROWS, LORA_ROWS, loraInputs } from './graph-names.ts'
+import { type BuildForm, isTiled } from './graph-form.ts'
+import { HEAD_SIZES, LORA_HEAD_ROWS, LORA_ROWS, loraInputs, STEP_SIZES } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import { isHead, type MatrixPlan } from './weight-plan.ts'
 
@@ -30,12 +33,17 @@ function kernelTakes({ inFeatures, parts }: MatrixPlan): boolean {
   return kernelObjection(inFeatures, segments) === undefined
 }
 
-function writeBase(graph: GraphWriter, { weights }: BuildForm, matrix: MatrixPlan, x: string): string {
+function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string): string {
+  const { weights } = form
   const { name, inFeatures, outFeatures } = matrix
   const bias = matrix.hasBias ? graph.weight(`${name}.bias`, 'float32', [outFeatures]) : ''
   if (weights === 'f32') {
     const weight = graph.weight(`${name}.weight`, 'float32', [outFeatures, inFeatures])
     const product = graph.node('FusedMatMul', [x, weight], { domain: MICROSOFT, attributes: { transB: 1 } })
+    return bias === '' ? product : graph.node('Add', [product, bias])
+  }
+  if (isTiled(form, matrix)) {
+    const product = writeTiled(graph, matrix, x)
     return bias === '' ? product : graph.node('Add', [product, bias])
   }
   const bits = BITS[weights]
@@ -48,6 +56,22 @@ function writeBase(graph: GraphWriter, { weights }: BuildForm, matrix: MatrixPla
     attributes: { K: inFeatures, N: outFeatures, bits, block_size: QUANTISED_BLOCK, accuracy_level: 4 },
   })
   return bias === '' ? product : graph.node('Add', [product, bias])
+}
+
+function writeTiled(graph: GraphWriter, matrix: MatrixPlan, x: string): string {
+  const { name, inFeatures, outFeatures } = matrix
+  const weight = graph.weight(`${name}.tiles`, 'uint8', [tiledBytes(inFeatures, outFeatures)])
+  const sizes = graph.input(isHead(matrix) ? HEAD_SIZES : STEP_SIZES, 'int64', [3])
+  const shape = graph.int64([inFeatures, outFeatures])
+  const options = { domain: OP_DOMAIN, outputs: 2 }
+  const [product] = graph.nodes(linearOpType(inFeatures), [x, weight, shape, sizes], options)
+  graph.describe(product!, 'float32', [...tokenSizes(matrix), outFeatures])
+  return product!
+}
+
+/** The first two dimensions of what a matrix reads and writes. */
+function tokenSizes(matrix: MatrixPlan): string[] {
+  return isHead(matrix) ? ['logit_rows', 'one'] : ['rows', 'tokens']
 }
 
 /** All rows use one adapter. */
@@ -70,16 +94,14 @@ function writeKernelLora(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan
   ])
   const shape = graph.int64(kernelShape(form.table, matrix))
   const adapted = graph.node(LORA_OP.type, [base, x, rows, shape], { domain: LORA_OP.domain })
-  const sizes = isHead(matrix) ? ['logit_rows', 1] : ['rows', 'tokens']
-  graph.describe(adapted, 'float32', [...sizes, matrix.outFeatures])
-  return isHead(matrix) ? graph.node('Reshape', [adapted, graph.int64([-1, matrix.outFeatures])]) : adapted
+  graph.describe(adapted, 'float32', [...tokenSizes(matrix), matrix.outFeatures])
+  return adapted
 }
 
 /** `base·gain + shift`, by row or the same for all. */
 function writeExtras(graph: GraphWriter, matrix: MatrixPlan, base: string): string {
   const { gain, shift } = loraInputs(matrix, 0)
-  // The head's rows are flat.
-  const shape = isHead(matrix) ? [`${gain}.rows`, matrix.outFeatures] : [`${gain}.rows`, 1, matrix.outFeatures]
+  const shape = [`${gain}.rows`, 1, matrix.outFeatures]
   const scaled = graph.node('Mul', [base, graph.input(gain, 'float32', shape)])
   return graph.node('Add', [scaled, graph.input(shift, 'float32', shape)])
 }

@@ -58,7 +58,7 @@ export function planWeights(decoder: DecoderSpec): WeightPlan {
 
 const HEAD = 'head'
 
-/** The head reads the rows whose logits are wanted, flat: `[n, hidden]`. */
+/** The head reads the tokens whose logits are wanted: `[n, 1, hidden]`. */
 export function isHead(matrix: MatrixPlan): boolean {
   return matrix.name === HEAD
 }

@@ -108,7 +108,7 @@ function addExtras(
 ): void {
   const { gain, shift } = loraInputs(matrix, 0)
   const size = matrix.outFeatures
-  const shape = isHead(matrix) ? [1, size] : [1, 1, size]
+  const shape = [1, 1, size]
   const gains = parts[gain] ?? new Float32Array(size).fill(1)
   const shifts = parts[shift] ?? new Float32Array(size)
   tensors.set(gain, new OrtTensor(environment, 'float32', shape, gains))

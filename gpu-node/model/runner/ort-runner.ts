@@ -5,14 +5,13 @@ import { RingletError } from '../../../shared/errors.ts'
 import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
 import { OrtBinding } from '../../ort/binding.ts'
 import { OrtEnvironment } from '../../ort/environment.ts'
-import type { KernelWeights } from '../../ort/lora-kernel/kernel-layout.ts'
-import { createLoraOp, type LoraOp } from '../../ort/lora-kernel/lora-op.ts'
 import { formKey, type GraphForm, type WeightFormat } from '../graph/graph-form.ts'
 import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
 import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
 import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
-import { BASE_FORM, type DecodeRun, planDecode, soleForm } from './choose-form.ts'
+import { BASE_FORM, type DecodeRun, planDecode, type RunForm, soleForm } from './choose-form.ts'
+import { installKernels, type Kernels, NO_KERNELS } from './kernels.ts'
 import { KvCache } from './kv-cache.ts'
 import { RopeChoice } from './rope-choice.ts'
 import { RowExtras } from './row-extras.ts'
@@ -32,8 +31,8 @@ export interface OrtRunnerOptions {
   adapterSlots: number
   /** Where quantised weights are kept for the next start, and what tells this base from others. */
   weightCache?: { folder: string; baseDigest: string; stamp: string; onMiss?: (why: string) => void }
-  /** `false`: adapters by the graph's own operators alone, as on machines without the kernel. */
-  loraKernel?: boolean
+  /** `false`: ONNX Runtime's own operators alone, as on machines without the kernels. */
+  kernels?: boolean
   onProgress?: Progress
 }
 
@@ -45,23 +44,29 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
   }
   const environment = new OrtEnvironment(options.threads)
   const plan = planWeights(decoder)
+  const kernels = options.kernels === false ? NO_KERNELS : installKernels(environment.library, plan, options.dtype)
   const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, {
-    cache: openCache(options, plan),
+    cache: openCache(options, plan, kernels),
+    tiled: kernels.tiled,
     onProgress: options.onProgress,
   })
   const embedding = await TokenEmbedding.load(options.checkpoint)
-  const loraOp =
-    options.loraKernel === false ? undefined : createLoraOp(environment.library, kernelWeights(options.dtype))
-  return new OrtRunner(options, { environment, plan, weights, embedding, loraOp })
+  return new OrtRunner(options, { environment, plan, weights, embedding, kernels })
 }
 
 /** Weights in f32 are read from the checkpoint as fast as from a copy. */
-function openCache({ weightCache: place, dtype }: OrtRunnerOptions, plan: WeightPlan): WeightCache | undefined {
+function openCache(
+  { weightCache: place, dtype }: OrtRunnerOptions,
+  plan: WeightPlan,
+  { tiled }: Kernels,
+): WeightCache | undefined {
   if (place === undefined || dtype === 'f32') {
     return undefined
   }
   const { folder, baseDigest, stamp, onMiss } = place
-  const layout = createHash('sha256').update(JSON.stringify(plan)).digest('hex')
+  const layout = createHash('sha256')
+    .update(JSON.stringify([plan, tiled]))
+    .digest('hex')
   return weightCache(folder, { baseDigest, stamp, format: dtype, layout }, onMiss)
 }
 
@@ -70,8 +75,7 @@ interface RunnerParts {
   plan: WeightPlan
   weights: WeightStore
   embedding: TokenEmbedding
-  /** Absent where the LoRA kernel cannot run. */
-  loraOp: LoraOp | undefined
+  kernels: Kernels
 }
 
 export class OrtRunner implements ModelRunner {
@@ -100,22 +104,21 @@ export class OrtRunner implements ModelRunner {
 
   constructor(options: OrtRunnerOptions, parts: RunnerParts) {
     const { decoder } = options.checkpoint
-    const { environment, plan, weights } = parts
+    const { environment, plan, weights, kernels } = parts
     this.maxRows = options.maxRows
     this.maxPositions = options.maxPositions
     this.vocabSize = decoder.vocabSize
     this.hiddenSize = decoder.hiddenSize
     this.adapterSlots = options.adapterSlots
-    this.adapterLayout = parts.loraOp === undefined ? 'graph' : `kernel-${parts.loraOp.weights}`
+    this.adapterLayout = kernels.lora === undefined ? 'graph' : `kernel-${kernels.lora}`
     this.#dtype = options.dtype
     this.#parts = parts
-    const op = parts.loraOp
     this.#sessions = new SessionPool(
       environment,
       decoder,
       plan,
       weights.initializers,
-      op === undefined ? [] : [op.domain],
+      kernels.domain === undefined ? [] : [kernels.domain],
     )
     this.#kv = new KvCache(environment, decoder, options.maxRows, options.maxPositions)
     this.#adapters = new AdapterSlots(environment, plan, options.adapterSlots, this.adapterLayout)
@@ -133,7 +136,7 @@ export class OrtRunner implements ModelRunner {
 
   /** Makes the sessions that steps mostly need, so that no sequence waits for them; rarer forms come when first used. */
   warmUp(): void {
-    const base = { weights: this.#dtype, ...BASE_FORM }
+    const base = this.#form(BASE_FORM)
     this.#sessions.get(base)
     if (this.adapterLayout !== 'graph') {
       this.#sessions.get({ ...base, lora: 'kernel' })
@@ -225,11 +228,14 @@ export class OrtRunner implements ModelRunner {
     io.lastPositions[0] = startPosition + count - 1
     const shape = { first: 0, rows: 1, tokens: count, hidden, logits }
     const adapter = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot)
-    const form = { weights: this.#dtype, ...soleForm(adapter?.traits) }
+    const form = this.#form(soleForm(adapter?.traits))
     const binding = this.#binding(this.#prefillBindings, formKey(form), form)
     io.bind(binding, shape)
+    if (form.tiled) {
+      io.bindSizes(binding)
+    }
     this.#kv.bind(binding, kvRow, 1)
-    io.setTotalPositions(startPosition + count)
+    io.prepare(shape, startPosition + count)
     if (adapterSlot !== undefined) {
       this.#adapters.bind(binding, adapterSlot)
     }
@@ -265,13 +271,16 @@ export class OrtRunner implements ModelRunner {
 
   #decodeRows(run: DecodeRun, positions: Int32Array): void {
     const { first, count, adapterSlot } = run
-    const form = { weights: this.#dtype, ...run.form }
+    const form = this.#form(run.form)
     const key = `${formKey(form)}/${first}/${count}`
     const known = this.#decodeBindings.get(key)
     const binding = known ?? this.#binding(this.#decodeBindings, key, form)
     if (known === undefined) {
       const shape = decodeShape(run)
       this.#decodeIo.bind(binding, shape)
+      if (form.tiled) {
+        this.#decodeIo.bindSizes(binding)
+      }
       this.#kv.bind(binding, first, count)
       if (form.lora === 'kernel') {
         this.#decodeIo.bindLoraRows(binding, shape, form.head)
@@ -287,7 +296,7 @@ export class OrtRunner implements ModelRunner {
     for (let row = first; row < first + count; row++) {
       totalPositions = Math.max(totalPositions, positions[row]! + 1)
     }
-    this.#decodeIo.setTotalPositions(totalPositions)
+    this.#decodeIo.prepare(decodeShape(run), totalPositions)
     binding.run()
   }
 
@@ -312,6 +321,10 @@ export class OrtRunner implements ModelRunner {
     if (this.#rope.usesPositionIds) {
       io.positionIds[i] = this.#rope.tableRow(kvRow, position)
     }
+  }
+
+  #form(form: RunForm): GraphForm {
+    return { ...form, weights: this.#dtype, tiled: this.#parts.kernels.tiled }
   }
 
   #binding(bindings: Map<string, OrtBinding>, key: string, form: GraphForm): OrtBinding {
@@ -345,9 +358,4 @@ function decodeShape({ first, count }: DecodeRun): StepShape {
 
 function isSame(a: DecodeBatch['adapterSlots'], b: DecodeBatch['adapterSlots']): boolean {
   return a.length === b.length && a.every((slot, row) => slot === b[row])
-}
-
-/** Adapters lose no more in int8 than the base does; in f32 all is exact. */
-function kernelWeights(dtype: WeightFormat): KernelWeights {
-  return dtype === 'f32' ? 'f32' : 'int8'
 }

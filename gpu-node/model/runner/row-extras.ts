@@ -77,7 +77,7 @@ export class RowExtras {
     if (known !== undefined) {
       return known
     }
-    const shape = isHead(matrix) ? [rows, matrix.outFeatures] : [rows, 1, matrix.outFeatures]
+    const shape = [rows, 1, matrix.outFeatures]
     const tensor = new OrtTensor(this.#environment, 'float32', shape, data)
     this.#tensors.set(key, tensor)
     return tensor

@@ -6,6 +6,7 @@ import { ROW_HEADER_WORDS } from '../../ort/lora-kernel/kernel-code.ts'
 import { type ElementType, OrtTensor } from '../../ort/tensor.ts'
 import {
   EMBEDDINGS,
+  HEAD_SIZES,
   HIDDEN,
   HIDDEN_ROWS,
   LAST_POSITIONS,
@@ -14,6 +15,7 @@ import {
   LORA_HEAD_ROWS,
   LORA_ROWS,
   POSITION_IDS,
+  STEP_SIZES,
   TOTAL_POSITIONS,
 } from '../graph/graph-names.ts'
 
@@ -53,6 +55,8 @@ export class StepIo {
   readonly #total = new Int32Array(1)
   readonly #totalTensor: OrtTensor
   readonly #indices: BigInt64Array
+  readonly #stepSizes = new BigInt64Array(3)
+  readonly #headSizes = new BigInt64Array(3)
   /** By array, then by offset and shape. */
   readonly #tensors = new Map<StepArray, Map<string, OrtTensor>>()
 
@@ -76,9 +80,11 @@ export class StepIo {
     return tokens <= this.#sizes.tokens && logits <= this.#sizes.logits
   }
 
-  /** Called before each run: the most positions of any row, those of this step included. */
-  setTotalPositions(total: number): void {
-    this.#total[0] = total
+  /** Called before each run; `totalPositions`: the most of any row, those of this step included. */
+  prepare({ rows, tokens, logits }: StepShape, totalPositions: number): void {
+    this.#total[0] = totalPositions
+    writeSizes(this.#stepSizes, rows, tokens)
+    writeSizes(this.#headSizes, logits, 1)
   }
 
   bind(binding: OrtBinding, { first, rows, tokens, hidden, logits }: StepShape): void {
@@ -92,20 +98,22 @@ export class StepIo {
       binding.input(POSITION_IDS, this.#tensor('int64', this.positionIds, start, [rows, tokens]))
     }
     binding.input(HIDDEN_ROWS, this.#tensor('int64', this.#indices, count - hidden, [hidden]))
-    binding.input(LOGIT_ROWS, this.#tensor('int64', this.#indices, hidden - logits, [logits]))
+    binding.input(LOGIT_ROWS, this.#tensor('int64', this.#indices, hidden - logits, [logits, 1]))
     binding.output(HIDDEN, this.#tensor('float32', this.hidden, start * hiddenSize, [hidden, hiddenSize]))
-    binding.output(LOGITS, this.#tensor('float32', this.logits, start * vocabSize, [logits, vocabSize]))
+    binding.output(LOGITS, this.#tensor('float32', this.logits, start * vocabSize, [logits, 1, vocabSize]))
+  }
+
+  /** For graphs with the int8 product's kernel. */
+  bindSizes(binding: OrtBinding): void {
+    binding.input(STEP_SIZES, this.#tensor('int64', this.#stepSizes, 0, [3]))
+    binding.input(HEAD_SIZES, this.#tensor('int64', this.#headSizes, 0, [3]))
   }
 
   /** For graphs with the LoRA kernel; `address`: by token, of its adapter's table, 0n for the base. */
   setLoraRows({ rows, tokens, logits }: StepShape, address: (token: number) => bigint): void {
     const count = rows * tokens
-    this.loraRows[0] = BigInt(count)
-    this.loraRows[1] = BigInt(rows)
-    this.loraRows[2] = BigInt(tokens)
-    this.loraHeadRows[0] = BigInt(logits)
-    this.loraHeadRows[1] = BigInt(logits)
-    this.loraHeadRows[2] = 1n
+    writeSizes(this.loraRows, rows, tokens)
+    writeSizes(this.loraHeadRows, logits, 1)
     for (let token = 0; token < count; token++) {
       this.loraRows[ROW_HEADER_WORDS + token] = address(token)
     }
@@ -146,4 +154,11 @@ export class StepIo {
     }
     return tensor
   }
+}
+
+/** Count and dimensions, as the kernels read them. */
+function writeSizes(words: BigInt64Array, rows: number, tokens: number): void {
+  words[0] = BigInt(rows * tokens)
+  words[1] = BigInt(rows)
+  words[2] = BigInt(tokens)
 }

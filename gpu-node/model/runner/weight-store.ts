@@ -1,9 +1,10 @@
 /** The initializers of a base model: read from the checkpoint once, brought into the graph's layout, shared by all sessions. */
 
 import type { OrtEnvironment } from '../../ort/environment.ts'
+import { tileMatrix } from '../../ort/linear-kernel/linear-layout.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
-import type { WeightFormat } from '../graph/graph-form.ts'
+import { isTiled, type WeightFormat } from '../graph/graph-form.ts'
 import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
 import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
 import type { CachedWeight, WeightCache } from '../weight-cache.ts'
@@ -21,6 +22,8 @@ export interface WeightSource {
 export type Progress = (done: number, total: number) => void
 
 export interface LoadOptions {
+  /** int8 matrices in tiles, for the int8 product's kernel. */
+  tiled?: boolean
   /** Where the quantised weights of an earlier start lie. */
   cache?: WeightCache
   onProgress?: Progress
@@ -59,7 +62,7 @@ async function readOrMakeWeights(
   source: WeightSource,
   plan: WeightPlan,
   format: WeightFormat,
-  { cache, onProgress = () => {} }: LoadOptions,
+  { cache, tiled = false, onProgress = () => {} }: LoadOptions,
 ): Promise<CachedWeight[]> {
   const known = await cache?.read()
   if (known !== undefined) {
@@ -69,7 +72,7 @@ async function readOrMakeWeights(
   const weights: CachedWeight[] = []
   const matrices = planMatrices(plan)
   for (const [i, matrix] of matrices.entries()) {
-    weights.push(...(await makeMatrix(source, matrix, format)))
+    weights.push(...(await makeMatrix(source, matrix, format, tiled)))
     onProgress(i + 1, matrices.length)
   }
   for (const norm of planNorms(plan)) {
@@ -79,7 +82,12 @@ async function readOrMakeWeights(
   return weights
 }
 
-async function makeMatrix(source: WeightSource, matrix: MatrixPlan, format: WeightFormat): Promise<CachedWeight[]> {
+async function makeMatrix(
+  source: WeightSource,
+  matrix: MatrixPlan,
+  format: WeightFormat,
+  tiled: boolean,
+): Promise<CachedWeight[]> {
   const { name, inFeatures, outFeatures, hasBias } = matrix
   const bias = hasBias ? [floats(`${name}.bias`, [outFeatures], await readBias(source, matrix))] : []
   if (format === 'f32' || name.endsWith('.router')) {
@@ -88,6 +96,10 @@ async function makeMatrix(source: WeightSource, matrix: MatrixPlan, format: Weig
   const bits = format === 'int8' ? 8 : 4
   const quantised = allocateQuantised(outFeatures, inFeatures, bits)
   await eachRows(source, matrix, (row, values) => quantiseRows(quantised, row, values))
+  if (isTiled({ weights: format, tiled }, matrix)) {
+    const data = tileMatrix(inFeatures, outFeatures, quantised.weight, quantised.scales)
+    return [{ name: `${name}.tiles`, type: 'uint8', shape: [data.length], data }, ...bias]
+  }
   const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
   return [
     { name: `${name}.weight`, type: 'uint8', shape: [outFeatures, blocks, 4 * bits], data: quantised.weight },

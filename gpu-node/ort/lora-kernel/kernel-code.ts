@@ -6,46 +6,25 @@
  * its batch mates. ONNX Runtime's own thread pool takes the rows (`KernelContext_ParallelFor`).
  */
 
-import { Assembler, at, REG } from './assembler.ts'
+import type { OrtLibrary } from '../library.ts'
+import { type Assembler, at, REG } from '../machine-code/assembler.ts'
+import {
+  type OpDescription,
+  writeApiTable,
+  writeInputAddress,
+  writeOutputAddress,
+  writeParallelFor,
+} from '../machine-code/custom-op.ts'
 import { type KernelWeights, OUT_TAIL, OUTS_PER_BLOCK, RANKS_PER_BLOCK, SCRATCH_RANKS } from './kernel-layout.ts'
 
-/** Offsets in bytes of the functions in the `OrtApi` table. */
-export interface ApiOffsets {
-  getInput: number
-  getOutput: number
-  tensorData: number
-  parallelFor: number
+export const LORA_DESCRIPTION: OpDescription = {
+  name: 'LoraDelta',
+  inputs: ['float', 'float', 'int64', 'int64'],
+  outputs: ['float'],
 }
 
-export interface KernelCodeOptions {
-  weights: KernelWeights
-  /** Address of the `OrtApi` table. */
-  api: bigint
-  offsets: ApiOffsets
-  /** Address of the operator's name, zero-terminated. */
-  name: bigint
-}
-
-/** Entry points that an `OrtCustomOp` points to. */
-export const ENTRIES = [
-  'createKernel',
-  'getName',
-  'getProvider',
-  'getInputType',
-  'getInputCount',
-  'getOutputType',
-  'getOutputCount',
-  'compute',
-  'destroyKernel',
-  'getCharacteristic',
-] as const
-export type KernelEntry = (typeof ENTRIES)[number]
-
-const INPUTS = 4
 /** Words before the adapters' addresses in the input `rows`. */
 export const ROW_HEADER_WORDS = 3
-const FLOAT = 1
-const INT64 = 7
 /** Bytes of a weight, and of the floats beside them. */
 const WEIGHT_BYTES = { f32: 4, int8: 1 } as const
 const LANES = 8
@@ -55,69 +34,29 @@ const FRAME = { bytes: 0x90, value: 0, base: 0x20, x: 0x28, rows: 0x30, shape: 0
 /** The same five as `row` sees them. */
 const ARGUMENT = { base: 0, x: 8, rows: 16, shape: 24, out: 32 }
 
-export function assembleKernel(options: KernelCodeOptions): { code: Uint8Array; entries: Record<KernelEntry, number> } {
-  const code = new Assembler()
-  describeOperator(code, options.name)
-  compute(code, options)
-  row(code, options.weights)
-  const entries = Object.fromEntries(ENTRIES.map((entry) => [entry, code.offsetOf(entry)]))
-  return { code: code.finish(), entries: entries as Record<KernelEntry, number> }
-}
-
-/** The functions with which ONNX Runtime asks what the operator is. */
-function describeOperator(code: Assembler, name: bigint): void {
-  const answer = (entry: KernelEntry, value: bigint) => {
-    code.align(16)
-    code.label(entry)
-    code.constant(REG.rax, value)
-    code.ret()
-  }
-  // The kernel has no state; any address that is not null will do.
-  answer('createKernel', name)
-  answer('getName', name)
-  // Null: the CPU provider.
-  answer('getProvider', 0n)
-  answer('getInputCount', BigInt(INPUTS))
-  answer('getOutputCount', 1n)
-  answer('getOutputType', BigInt(FLOAT))
-  // Required.
-  answer('getCharacteristic', 0n)
-  answer('destroyKernel', 0n)
-  code.align(16)
-  code.label('getInputType')
-  code.smallConstant(REG.rax, FLOAT)
-  code.compareConstant(REG.rsi, 2)
-  code.jumpIfBelow('input is float')
-  code.smallConstant(REG.rax, INT64)
-  code.label('input is float')
-  code.ret()
+export function writeLoraKernel(code: Assembler, library: OrtLibrary, weights: KernelWeights): void {
+  compute(code, library)
+  row(code, weights)
 }
 
 /**
  * `compute(kernel, context)`: inputs base `[…, N]`, x `[…, K]`, rows int64 `[3 + rows]` (their count, the output's first two
  * sizes, then each one's adapter), shape int64 `[3]` (K, N, offset of this group in an adapter's table); output `[a, b, N]`.
  */
-function compute(code: Assembler, { api, offsets }: KernelCodeOptions): void {
-  const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r12, r13 } = REG
+function compute(code: Assembler, library: OrtLibrary): void {
+  const { rax, rdx, rbx, rsp, rbp, rsi, r12, r13, r14 } = REG
+  const places = { context: r12, api: r13, scratch: FRAME.value }
+  const saved = [rbp, rbx, r12, r13, r14]
   code.align(16)
   code.label('compute')
-  for (const register of [rbp, rbx, r12, r13, REG.r14]) {
+  for (const register of saved) {
     code.push(register)
   }
   code.subtractConstant(rsp, FRAME.bytes)
   code.move(r12, rsi)
-  code.constant(r13, api)
-  const dataOf = (place: number) => {
-    code.load(rdi, at(rsp, FRAME.value))
-    code.address(rsi, at(rsp, place))
-    code.call(at(r13, offsets.tensorData))
-  }
+  writeApiTable(code, library, r13)
   for (const [index, place] of [FRAME.base, FRAME.x, FRAME.rows, FRAME.shape].entries()) {
-    code.move(rdi, r12)
-    code.smallConstant(rsi, index)
-    code.address(rdx, at(rsp, FRAME.value))
-    code.call(at(r13, offsets.getInput))
-    dataOf(place)
+    writeInputAddress(code, places, index, place)
   }
   code.load(rdx, at(rsp, FRAME.rows))
   code.load(rax, at(rdx, 8))
@@ -127,23 +66,12 @@ function compute(code: Assembler, { api, offsets }: KernelCodeOptions): void {
   code.load(rax, at(rsp, FRAME.shape))
   code.load(rax, at(rax, 8))
   code.store(at(rsp, FRAME.outputShape + 16), rax)
-  code.move(rdi, r12)
-  code.smallConstant(rsi, 0)
-  code.address(rdx, at(rsp, FRAME.outputShape))
-  code.smallConstant(rcx, 3)
-  code.address(r8, at(rsp, FRAME.value))
-  code.call(at(r13, offsets.getOutput))
-  dataOf(FRAME.out)
-  // ParallelFor(context, row, total, batches: as many as threads, argument)
-  code.move(rdi, r12)
-  code.addressOfLabel(rsi, 'row')
+  writeOutputAddress(code, places, { index: 0, shape: FRAME.outputShape, dimensions: 3, place: FRAME.out })
   code.load(rdx, at(rsp, FRAME.rows))
   code.load(rdx, at(rdx))
-  code.smallConstant(rcx, 0)
-  code.address(r8, at(rsp, FRAME.base))
-  code.call(at(r13, offsets.parallelFor))
+  writeParallelFor(code, places, 'row', FRAME.base)
   code.addConstant(rsp, FRAME.bytes)
-  for (const register of [REG.r14, r13, r12, rbx, rbp]) {
+  for (const register of saved.toReversed()) {
     code.pop(register)
   }
   code.ret()

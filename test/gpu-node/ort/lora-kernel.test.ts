@@ -13,11 +13,12 @@ import {
 import {
   addressOf,
   canRunLoraKernel,
-  createLoraOp,
   groupRecordBytes,
+  installLoraOp,
   LORA_OP,
   writeGroupRecord,
 } from '../../../gpu-node/ort/lora-kernel/lora-op.ts'
+import { createOpDomain } from '../../../gpu-node/ort/machine-code/custom-op.ts'
 import { OrtSession } from '../../../gpu-node/ort/session.ts'
 import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
 
@@ -53,7 +54,7 @@ function runKernel(
   base: Float32Array,
   adapters: (Adapter | undefined)[],
 ) {
-  const op = createLoraOp(library, weights)!
+  const domain = createOpDomain(library, [installLoraOp(library, weights)!])
   const rows = adapters.length
   const graph = new GraphWriter()
   const names = [
@@ -63,7 +64,7 @@ function runKernel(
     graph.input('shape', 'int64', [3]),
   ]
   graph.output('out', graph.node(LORA_OP.type, names, { domain: LORA_OP.domain }), 'float32', ['rows', 1, outs])
-  const session = new OrtSession(environment, { model: graph.toModel(), customOps: [op.domain] })
+  const session = new OrtSession(environment, { model: graph.toModel(), customOps: [domain] })
   const kept: unknown[] = []
   const table = new BigInt64Array(rows + 3)
   table.set([BigInt(rows), BigInt(rows), 1n])

@@ -11,7 +11,7 @@ const base = tinyBase()
 const ROWS = 5
 const RANKS = [1, 4, 16, 40, 256]
 
-async function openRunner(loraKernel: boolean, dtype: 'f32' | 'int8' = 'f32'): Promise<OrtRunner> {
+async function openRunner(kernels: boolean, dtype: 'f32' | 'int8' = 'f32'): Promise<OrtRunner> {
   const runner = await createOrtRunner({
     checkpoint: base,
     dtype,
@@ -19,7 +19,7 @@ async function openRunner(loraKernel: boolean, dtype: 'f32' | 'int8' = 'f32'): P
     maxRows: ROWS,
     maxPositions: TINY_SHAPE.positions,
     adapterSlots: RANKS.length + 1,
-    loraKernel,
+    kernels,
   })
   for (const [slot, adapter] of adapters().entries()) {
     runner.loadAdapter(slot, await packAdapter(adapter, base, runner.adapterLayout))
@@ -85,8 +85,8 @@ function expectClose(mine: Float32Array, right: Float32Array, tolerance = 1e-4):
 }
 
 const kinds = canRunLoraKernel() ? [true, false] : [false]
-describe.each(kinds)('the runner, LoRA kernel %s', async (loraKernel) => {
-  const runner = await openRunner(loraKernel)
+describe.each(kinds)('the runner, our own kernels %s', async (kernels) => {
+  const runner = await openRunner(kernels)
   afterAll(() => runner.dispose())
 
   test('a batch of different adapters gives each row what it gets alone, whatever the chunks of its prompt', () => {
@@ -206,7 +206,7 @@ describe.each(kinds)('the runner, LoRA kernel %s', async (loraKernel) => {
   })
 })
 
-test('int8 stays near f32, and rows stay independent of their batch mates', async () => {
+test('int8 stays near f32, and rows do not depend on their batch mates', async () => {
   const exact = await openRunner(canRunLoraKernel())
   const runner = await openRunner(canRunLoraKernel(), 'int8')
   const sequences: Sequence[] = [0, 1, undefined, 2, 3].map((adapterSlot, i) => ({

@@ -1,5 +1,5 @@
 /**
- * Emits the few x86-64 instructions that the LoRA kernel needs (Intel SDM vol. 2): 64-bit integer code, AVX2 and FMA3 with
+ * Emits the few x86-64 instructions that the kernels need (Intel SDM vol. 2): 64-bit integer code, AVX2 and FMA3 with
  * VEX encoding, always 256-bit. Knows encodings only, not what the code computes.
  */
 
@@ -37,10 +37,10 @@ export function at(base: number, offset = 0): Memory {
   return { base, offset }
 }
 
-/** Opcode maps and mandatory prefixes of VEX: `0F` = 1, `0F38` = 2; none = 0, `66` = 1. */
+/** Opcode maps and mandatory prefixes of VEX: `0F` = 1, `0F38` = 2; none = 0, `66` = 1, `F3` = 2. */
 interface VexOpcode {
   map: 1 | 2
-  prefix: 0 | 1
+  prefix: 0 | 1 | 2
   opcode: number
 }
 
@@ -49,6 +49,7 @@ const VEX = {
   mulPs: { map: 1, prefix: 0, opcode: 0x59 },
   xorPs: { map: 1, prefix: 0, opcode: 0x57 },
   loadPs: { map: 1, prefix: 0, opcode: 0x10 },
+  storeSs: { map: 1, prefix: 2, opcode: 0x11 },
   storePs: { map: 1, prefix: 0, opcode: 0x11 },
   intToPs: { map: 1, prefix: 0, opcode: 0x5b },
   broadcast: { map: 2, prefix: 1, opcode: 0x18 },
@@ -81,6 +82,11 @@ export class Assembler {
     }
   }
 
+  /** Bytes that are filled in later. */
+  space(bytes: number): void {
+    this.emit(...new Uint8Array(bytes))
+  }
+
   finish(): Uint8Array {
     const code = Uint8Array.from(this.#bytes)
     const view = new DataView(code.buffer)
@@ -91,15 +97,15 @@ export class Assembler {
   }
 
   push(register: number): void {
-    this.#emit(...(register > 7 ? [0x41] : []), 0x50 | (register & 7))
+    this.emit(...(register > 7 ? [0x41] : []), 0x50 | (register & 7))
   }
 
   pop(register: number): void {
-    this.#emit(...(register > 7 ? [0x41] : []), 0x58 | (register & 7))
+    this.emit(...(register > 7 ? [0x41] : []), 0x58 | (register & 7))
   }
 
   ret(): void {
-    this.#emit(0xc3)
+    this.emit(0xc3)
   }
 
   move(to: number, from: number): void {
@@ -120,22 +126,22 @@ export class Assembler {
 
   /** The whole 64 bits. */
   constant(to: number, value: bigint): void {
-    this.#emit(0x48 | (to >> 3), 0xb8 | (to & 7))
+    this.emit(0x48 | (to >> 3), 0xb8 | (to & 7))
     for (let shift = 0n; shift < 64n; shift += 8n) {
-      this.#emit(Number((value >> shift) & 0xffn))
+      this.emit(Number((value >> shift) & 0xffn))
     }
   }
 
   /** 32 bits, zero-extended. */
   smallConstant(to: number, value: number): void {
-    this.#emit(...(to > 7 ? [0x41] : []), 0xb8 | (to & 7))
-    this.#int32(value)
+    this.emit(...(to > 7 ? [0x41] : []), 0xb8 | (to & 7))
+    this.int32(value)
   }
 
   /** 32 bits, sign-extended. */
   storeConstant(to: Memory, value: number): void {
     this.#integer([0xc7], 0, to)
-    this.#int32(value)
+    this.int32(value)
   }
 
   add(to: number, from: number): void {
@@ -144,12 +150,12 @@ export class Assembler {
 
   addConstant(to: number, value: number): void {
     this.#integer([0x81], 0, to)
-    this.#int32(value)
+    this.int32(value)
   }
 
   subtractConstant(from: number, value: number): void {
     this.#integer([0x81], 5, from)
-    this.#int32(value)
+    this.int32(value)
   }
 
   multiply(to: number, by: number): void {
@@ -158,7 +164,13 @@ export class Assembler {
 
   shiftLeft(register: number, bits: number): void {
     this.#integer([0xc1], 4, register)
-    this.#emit(bits)
+    this.emit(bits)
+  }
+
+  /** Of an unsigned number. */
+  shiftRight(register: number, bits: number): void {
+    this.#integer([0xc1], 5, register)
+    this.emit(bits)
   }
 
   /** Sets the zero flag when the register is 0. */
@@ -168,7 +180,7 @@ export class Assembler {
 
   compareConstant(register: number, value: number): void {
     this.#integer([0x81], 7, register)
-    this.#int32(value)
+    this.int32(value)
   }
 
   call(pointer: Memory): void {
@@ -176,23 +188,34 @@ export class Assembler {
   }
 
   jumpIfZero(label: string): void {
-    this.#emit(0x0f, 0x84)
+    this.emit(0x0f, 0x84)
     this.#reference(label)
   }
 
   jumpIfNotZero(label: string): void {
-    this.#emit(0x0f, 0x85)
+    this.emit(0x0f, 0x85)
+    this.#reference(label)
+  }
+
+  jump(label: string): void {
+    this.emit(0xe9)
+    this.#reference(label)
+  }
+
+  /** A function at a label of this code. */
+  callLabel(label: string): void {
+    this.emit(0xe8)
     this.#reference(label)
   }
 
   /** After a comparison of unsigned numbers. */
   jumpIfBelow(label: string): void {
-    this.#emit(0x0f, 0x82)
+    this.emit(0x0f, 0x82)
     this.#reference(label)
   }
 
   addressOfLabel(to: number, label: string): void {
-    this.#emit(0x48 | ((to >> 3) << 2), 0x8d, 0x05 | ((to & 7) << 3))
+    this.emit(0x48 | ((to >> 3) << 2), 0x8d, 0x05 | ((to & 7) << 3))
     this.#reference(label)
   }
 
@@ -235,59 +258,64 @@ export class Assembler {
     this.#vector(VEX.fmadd231Ps, sum, a, b)
   }
 
-  /** Before code that may use SSE: avoids its transition penalty. */
-  zeroUpper(): void {
-    this.#emit(0xc5, 0xf8, 0x77)
+  /** The lowest float of a vector. */
+  storeFloat(to: Memory, from: number): void {
+    this.#vector(VEX.storeSs, from, 0, to)
   }
 
-  #emit(...bytes: number[]): void {
+  /** Before code that may use SSE: avoids its transition penalty. */
+  zeroUpper(): void {
+    this.emit(0xc5, 0xf8, 0x77)
+  }
+
+  protected emit(...bytes: number[]): void {
     this.#bytes.push(...bytes)
   }
 
-  #int32(value: number): void {
-    this.#emit(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255)
+  protected int32(value: number): void {
+    this.emit(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255)
   }
 
   #reference(label: string): void {
     this.#references.push({ place: this.#bytes.length, label })
-    this.#int32(0)
+    this.int32(0)
   }
 
   /** REX.W prefix, opcode, operands. */
   #integer(opcode: readonly number[], register: number, operand: number | Memory): void {
     const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
-    this.#emit(0x48 | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
-    this.#operands(register, operand)
+    this.emit(0x48 | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
+    this.operands(register, operand)
   }
 
   /** Three-byte VEX prefix (SDM vol. 2, 2.3.5): register bits and vvvv are inverted. */
   #vector({ map, prefix, opcode }: VexOpcode, register: number, second: number, operand: number | Memory): void {
     const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
     const high = (number: number) => (~number >> 3) & 1
-    this.#emit(0xc4, (high(register) << 7) | (high(index ?? 0) << 6) | (high(base) << 5) | map)
-    this.#emit(((~second & 15) << 3) | 4 | prefix, opcode)
-    this.#operands(register, operand)
+    this.emit(0xc4, (high(register) << 7) | (high(index ?? 0) << 6) | (high(base) << 5) | map)
+    this.emit(((~second & 15) << 3) | 4 | prefix, opcode)
+    this.operands(register, operand)
   }
 
   /** ModRM, SIB and displacement. rsp and r12 as a base need a SIB byte; rbp and r13 always a displacement. */
-  #operands(register: number, operand: number | Memory): void {
+  protected operands(register: number, operand: number | Memory, longDisplacements = false): void {
     const field = (register & 7) << 3
     if (typeof operand === 'number') {
-      this.#emit(0xc0 | field | (operand & 7))
+      this.emit(0xc0 | field | (operand & 7))
       return
     }
     const { base, offset, index, scale = 1 } = operand
     const withSib = index !== undefined || (base & 7) === 4
-    const short = offset >= -128 && offset <= 127
+    const short = !longDisplacements && offset >= -128 && offset <= 127
     const mode = offset === 0 && (base & 7) !== 5 ? 0 : short ? 0x40 : 0x80
-    this.#emit(mode | field | (withSib ? 4 : base & 7))
+    this.emit(mode | field | (withSib ? 4 : base & 7))
     if (withSib) {
-      this.#emit((Math.log2(scale) << 6) | (((index ?? 4) & 7) << 3) | (base & 7))
+      this.emit((Math.log2(scale) << 6) | (((index ?? 4) & 7) << 3) | (base & 7))
     }
     if (mode === 0x40) {
-      this.#emit(offset & 255)
+      this.emit(offset & 255)
     } else if (mode === 0x80) {
-      this.#int32(offset)
+      this.int32(offset)
     }
   }
 }

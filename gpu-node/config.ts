@@ -190,8 +190,8 @@ export interface NodeConfig {
 /** Throws an error whose message is one line for the operator. */
 export function readConfig(
   argv: readonly string[],
-  environment: Readonly<Record<string, string | undefined>>,
   cores: number,
+  environment: Readonly<Record<string, string | undefined>> = process.env,
 ): NodeConfig | 'help' {
   const { values } = parseArgs({ args: [...argv], options, allowPositionals: false })
   if (values.help) {

@@ -16,7 +16,7 @@ import { type LocalKeys, readLocalKeys } from './local-keys.ts'
 const NO_FLEET: Pick<Heartbeats, 'announceDrain' | 'leave'> = { announceDrain: async () => {}, leave: async () => {} }
 
 async function main(): Promise<void> {
-  const config = readConfig(process.argv.slice(2), process.env, availableParallelism())
+  const config = readConfig(process.argv.slice(2), availableParallelism())
   if (config === 'help') {
     console.log(NODE_USAGE)
     return

@@ -28,7 +28,7 @@ export async function startDemoNode(flags: string[] = [], limits: Partial<NodeLi
   const state = await mkdtemp(join(tmpdir(), 'ringlet-node-'))
   const files = ['--model', 'models/demo/base', '--adapter-root', 'models/demo/adapters', '--state', state]
   const sizes = ['--dtype', 'f32', '--threads', '1', '--max-sequences', '8', '--max-positions', '256']
-  const config = readConfig([...files, ...sizes, '--node-id', TEST_NODE, ...flags], {}, 1)
+  const config = readConfig([...files, ...sizes, '--node-id', TEST_NODE, ...flags], 1, {})
   if (config === 'help') {
     throw new Error('unreachable: no --help')
   }

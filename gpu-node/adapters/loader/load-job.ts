@@ -10,7 +10,6 @@ import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
 import { readPeftAdapter } from '../peft.ts'
 import type { WeightFileLimits } from '../raw-tensor.ts'
 import { DamagedContentError } from './damaged-content.ts'
-import { type ReadPiecesJob, readPieces } from './read-pieces.ts'
 
 export type LoadJob =
   /** Reads, checks and packs. `expectDigest`: what this content was before; anything else is damage. */
@@ -18,7 +17,6 @@ export type LoadJob =
   /** Reads and checks alone. */
   | { kind: 'identify'; directory: string }
   | { kind: 'merge'; directories: string[]; recipe: MergeRecipe; digest: string }
-  | ReadPiecesJob
 
 export interface LoadResult {
   digest: string
@@ -38,8 +36,7 @@ export interface LoaderInit {
 }
 
 export type LoaderReply =
-  /** Without a result after `pieces`: they are where they should be. */
-  | { id: number; result: LoadResult | undefined }
+  | { id: number; result: LoadResult }
   | { id: number; refusal: { code: ErrorCode; message: string } }
   /** The bytes on disk are not those that were stored. */
   | { id: number; damaged: true }
@@ -51,7 +48,7 @@ export interface LoaderReady {
   layout: AdapterLayout
 }
 
-export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult | undefined> {
+export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult> {
   const read = (directory: string) =>
     readPeftAdapter(directory, base.spec, {
       baseWeights: baseWeightsOf(base),
@@ -59,9 +56,6 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
       ...(init.baseName === undefined ? {} : { baseName: init.baseName }),
     })
   switch (job.kind) {
-    case 'pieces':
-      readPieces(job)
-      return undefined
     case 'identify': {
       const { adapter, report } = await read(job.directory)
       return { digest: adapter.digest, rank: adapter.maxRank, warnings: report.warnings }

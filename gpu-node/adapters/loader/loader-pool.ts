@@ -5,7 +5,6 @@ import { RingletError } from '../../../shared/errors.ts'
 import { startWorkerThread } from '../../worker-thread.ts'
 import { DamagedContentError } from './damaged-content.ts'
 import type { LoaderInit, LoaderReady, LoaderReply, LoadJob, LoadResult } from './load-job.ts'
-import type { ReadPiecesJob } from './read-pieces.ts'
 
 export interface LoaderPoolOptions extends LoaderInit {
   threads: number
@@ -15,8 +14,6 @@ export interface LoaderPoolOptions extends LoaderInit {
 
 /** JavaScript heap of a thread; tensors lie outside of it. A file whose description alone needs more is refused. */
 const HEAP_MB = 512
-/** Of a packed file for one thread: below this, asking a second one costs more than it saves. */
-const MIN_PIECES = 16
 
 interface Thread {
   worker: Worker
@@ -48,22 +45,7 @@ export class LoaderPool {
   }
 
   /** Throws `RingletError` for refusals, DamagedContentError, or what broke. */
-  async run(job: Exclude<LoadJob, ReadPiecesJob>): Promise<LoadResult> {
-    return (await this.#run(job))!
-  }
-
-  /** On several threads where there are several; throws DamagedContentError. */
-  async readPieces(job: ReadPiecesJob): Promise<void> {
-    const share = Math.max(MIN_PIECES, Math.ceil(job.pieces.length / this.#threads.length))
-    const shares: Promise<unknown>[] = []
-    for (let at = 0; at < job.pieces.length; at += share) {
-      const pieces = job.pieces.slice(at, at + share)
-      shares.push(this.#run({ ...job, first: job.first + at, pieces }))
-    }
-    await Promise.all(shares)
-  }
-
-  async #run(job: LoadJob): Promise<LoadResult | undefined> {
+  async run(job: LoadJob): Promise<LoadResult> {
     const thread = await this.#free()
     if (this.#broken !== undefined) {
       thread.job = undefined
@@ -188,7 +170,7 @@ function toCrash(error: Error): Error {
     : error
 }
 
-function toResult(reply: LoaderReply | { id: number; error: Error }): LoadResult | undefined {
+function toResult(reply: LoaderReply | { id: number; error: Error }): LoadResult {
   if ('result' in reply) {
     return reply.result
   }

@@ -1,11 +1,17 @@
 /** A loader thread: takes jobs, one at a time, answers each once. Started by loader-pool.ts. */
 
+import { constants, setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
 import { RingletError } from '../../../shared/errors.ts'
 import { openCheckpoint } from '../../model/checkpoint.ts'
 import { adapterLayout } from '../../model/pack-adapter.ts'
 import { DamagedContentError } from './damaged-content.ts'
 import { type LoaderInit, type LoaderReady, type LoaderReply, type LoadJob, runLoadJob } from './load-job.ts'
+
+if (process.platform === 'linux') {
+  // There 0 is the calling thread, elsewhere the process. Streams that run come first.
+  setPriority(0, constants.priority.PRIORITY_BELOW_NORMAL)
+}
 
 const port = parentPort!
 const init = workerData as LoaderInit

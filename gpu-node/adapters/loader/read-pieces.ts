@@ -8,7 +8,6 @@ import { DamagedContentError } from './damaged-content.ts'
 export const PIECE_BYTES = 256 * 1024
 
 export interface ReadPiecesJob {
-  kind: 'pieces'
   path: string
   /** Where in the file the data starts. */
   dataStart: number

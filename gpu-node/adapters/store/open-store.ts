@@ -5,6 +5,7 @@ import type { AdapterLayout } from '../../model/packed-adapter.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterStore } from '../adapter-store.ts'
 import { LoaderPool } from '../loader/loader-pool.ts'
 import { packKey } from '../loader/pack-key.ts'
+import { PieceReaders } from '../loader/piece-readers.ts'
 import { WEIGHT_FILE_LIMITS } from '../raw-tensor.ts'
 import type { AdapterSourceReader } from '../sources/adapter-source.ts'
 import { createHomeFetch, type Fetch } from '../sources/http-home.ts'
@@ -62,19 +63,18 @@ export interface AdapterStoreConfig {
 
 export async function openAdapterStore(config: AdapterStoreConfig): Promise<AdapterStore & { violations(): string[] }> {
   const pool = config.loaderPool ?? startPool(config)
-  const closePool = async () => {
-    if (pool !== config.loaderPool) {
-      await pool.close()
-    }
+  const readers = new PieceReaders(READER_THREADS)
+  const closeThreads = async () => {
+    await Promise.all([readers.close(), pool === config.loaderPool ? undefined : pool.close()])
   }
   try {
     const index = new ContentIndex()
-    const tiers = await openTiers(config, index, pool)
-    const store = buildStore(config, index, tiers, pool, closePool)
+    const tiers = await openTiers(config, index, pool, readers)
+    const store = buildStore(config, index, tiers, pool, closeThreads)
     await preload(store, config)
     return store
   } catch (error) {
-    await closePool()
+    await closeThreads()
     throw error
   }
 }
@@ -99,7 +99,12 @@ interface Tiers {
   packed: PackedTier
 }
 
-async function openTiers(config: AdapterStoreConfig, index: ContentIndex, pool: LoaderPool): Promise<Tiers> {
+async function openTiers(
+  config: AdapterStoreConfig,
+  index: ContentIndex,
+  pool: LoaderPool,
+  readers: PieceReaders,
+): Promise<Tiers> {
   const { baseDigest, layout } = await pool.ready()
   const now = config.now ?? Date.now
   const staleAfterMs = config.staleAfterMs ?? 30 * MINUTE_MS
@@ -117,7 +122,7 @@ async function openTiers(config: AdapterStoreConfig, index: ContentIndex, pool: 
     key: packKey(baseDigest, layout),
     now,
     makeRoom: (bytes, tenantId) => disk.makeRoom(bytes, tenantId),
-    readPieces: (job) => pool.readPieces(job),
+    readPieces: (job) => readers.read(job),
     onEvict,
   })
   disk.attach(packed)
@@ -148,7 +153,7 @@ function buildStore(
   index: ContentIndex,
   tiers: Tiers,
   pool: LoaderPool,
-  closePool: () => Promise<void>,
+  closeThreads: () => Promise<void>,
 ): TieredStore {
   const home = config.fetch === undefined ? createHomeFetch() : { fetch: config.fetch, close: async () => undefined }
   const s3 = createS3Home(config.s3)
@@ -178,7 +183,7 @@ function buildStore(
     engineResident: config.engineResident ?? (() => new Set()),
     closeHomes: async () => {
       s3.close()
-      await Promise.all([closePool(), home.close()])
+      await Promise.all([closeThreads(), home.close()])
     },
   })
 }
@@ -195,6 +200,8 @@ async function preload(store: TieredStore, config: AdapterStoreConfig): Promise<
 }
 
 const LOADER_THREADS = 2
+/** A file is read in as many parts. */
+const READER_THREADS = 2
 
 function largestFile(config: AdapterStoreConfig): number {
   return config.maxAdapterBytes ?? WEIGHT_FILE_LIMITS.maxFileBytes

@@ -77,14 +77,14 @@ function pieceOf(buffers: readonly Placed[], from: number, length: number): Uint
   return piece
 }
 
-/** Reads pieces into place: `LoaderPool.readPieces`. */
+/** Reads pieces into place: `PieceReaders.read`. */
 export type ReadPieces = (job: ReadPiecesJob) => Promise<void>
 
 /** Throws DamagedContentError for a file that is not as it was written. */
 export async function readPackedFile(path: string, readPieces: ReadPieces): Promise<PackedAdapter> {
   const { header, dataStart } = await withHeader(path, (header, dataStart) => ({ header, dataStart }))
   const buffer = new SharedArrayBuffer(header.dataBytes)
-  await readPieces({ kind: 'pieces', path, dataStart, buffer, first: 0, pieces: header.pieces })
+  await readPieces({ path, dataStart, buffer, first: 0, pieces: header.pieces })
   return restore(header.adapter, buffer)
 }
 

@@ -86,7 +86,9 @@ export class PackedTier implements PackedFiles {
     try {
       return await readPackedFile(this.#path(digest), this.#options.readPieces)
     } catch (error) {
-      await this.remove(digest)
+      if (error instanceof DamagedContentError) {
+        await this.remove(digest)
+      }
       throw error
     }
   }

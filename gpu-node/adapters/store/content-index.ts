@@ -10,6 +10,8 @@ export class ContentIndex {
   readonly #keys = new LRUCache<string, string>({ max: MAX_KEYS })
   /** Digest → names, the one used last at the end; only of content that a tier holds. */
   readonly #names = new Map<string, Set<string>>()
+  /** A name belongs to the content that it meant last. */
+  readonly #owners = new Map<string, string>()
 
   digestOf(contentKey: string): string | undefined {
     return this.#digests.get(contentKey)
@@ -33,6 +35,11 @@ export class ContentIndex {
   }
 
   addName(digest: string, name: string): void {
+    const owner = this.#owners.get(name)
+    if (owner !== undefined && owner !== digest) {
+      this.#names.get(owner)?.delete(name)
+    }
+    this.#owners.set(name, digest)
     const names = this.#names.get(digest) ?? new Set()
     names.delete(name)
     names.add(name)
@@ -44,17 +51,16 @@ export class ContentIndex {
     return [...(this.#names.get(digest) ?? [])].reverse()
   }
 
-  digestByName(name: string): string | undefined {
-    for (const [digest, names] of this.#names) {
-      if (digest === name || names.has(name)) {
-        return digest
-      }
-    }
-    return undefined
+  /** The digest of content that a tier holds under this name. */
+  find(name: string): string | undefined {
+    return this.#owners.get(name)
   }
 
   /** No tier holds it any more. */
   forget(digest: string): void {
+    for (const name of this.#names.get(digest) ?? []) {
+      this.#owners.delete(name)
+    }
     this.#names.delete(digest)
   }
 }

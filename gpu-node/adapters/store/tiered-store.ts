@@ -253,8 +253,12 @@ export class TieredStore implements AdapterStore {
   }
 
   #byName(name: string): string {
-    const digest = this.#parts.index.digestByName(name)
-    if (digest === undefined) {
+    const { index } = this.#parts
+    // A short name (without the exact revision) is known by the place that it meant last.
+    const contentKey = index.keyOf(name)
+    const byName = index.find(name) ?? (contentKey === undefined ? undefined : index.digestOf(contentKey))
+    const digest = this.#isHeld(name, 'use') ? name : byName
+    if (digest === undefined || !this.#isHeld(digest, 'use')) {
       throw new RingletError('adapter_not_found', 'this node does not hold that adapter')
     }
     return digest

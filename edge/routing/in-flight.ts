@@ -1,4 +1,4 @@
-/** What this isolate has in flight on each node, and what it had a moment ago; with it, reported counts are brought up to now. */
+/** What this isolate has begun and ended on each node lately; with it, counts that a node reported are brought up to now. */
 
 /** Longest time looked back, in steps of `STEP_MS`: a heartbeat older than this is of a node that is leaving the ring. */
 const STEPS = 128
@@ -9,11 +9,9 @@ export interface InFlight {
   acquire: (nodeId: string) => () => void
   /** How the count on a node has changed since a time (unix ms). */
   changeSince: (nodeId: string, since: number) => number
-  count: (nodeId: string) => number
 }
 
 interface NodeCount {
-  current: number
   /** Net change in each step, a ring buffer; a cell counts only while `stamps` names its step. */
   changes: Int32Array
   stamps: Float64Array
@@ -25,7 +23,6 @@ export function createInFlight(now: () => number): InFlight {
   const change = (nodeId: string, by: 1 | -1): void => {
     const count = counts.get(nodeId) ?? newCount()
     counts.set(nodeId, count)
-    count.current += by
     const step = Math.floor(now() / STEP_MS)
     const cell = step % STEPS
     if (count.stamps[cell] !== step) {
@@ -60,10 +57,9 @@ export function createInFlight(now: () => number): InFlight {
       }
       return sum
     },
-    count: (nodeId) => counts.get(nodeId)?.current ?? 0,
   }
 }
 
 function newCount(): NodeCount {
-  return { current: 0, changes: new Int32Array(STEPS), stamps: new Float64Array(STEPS).fill(-1) }
+  return { changes: new Int32Array(STEPS), stamps: new Float64Array(STEPS).fill(-1) }
 }

@@ -53,23 +53,50 @@ export interface RouterOptions {
 export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions): Router {
   const inFlight = createInFlight(now)
   const hot = createHotAdapters(now)
-  /** `reported - own count at the time of the report`, by ring index; made once a snapshot. */
-  const offsets = new WeakMap<FleetSnapshot, Float64Array>()
+  /** Of the snapshots that requests still use; brought up to date in place, since a decision reads a number for each node. */
+  const views = new WeakMap<FleetSnapshot, Float64Array>()
+  /** The newest snapshot in use: the one whose loads follow what begins and ends here. */
+  let current: { snapshot: FleetSnapshot; loads: Float64Array; indices: Map<string, number> } | undefined
   /** `order` counts failures: many happen within one tick of a Worker's clock. */
   const failures = new Map<string, { at: number; order: number }>()
   let failureCount = 0
 
+  /** Reported counts are moved from the time of the report to now when a snapshot is first used. */
   const loads = (snapshot: FleetSnapshot): Float64Array => {
-    const { nodes } = snapshot.ring
-    let offset = offsets.get(snapshot)
-    if (offset === undefined) {
-      offset = Float64Array.from(
-        nodes,
-        (node) => node.inFlight + inFlight.changeSince(node.nodeId, node.lastSeenAt) - inFlight.count(node.nodeId),
-      )
-      offsets.set(snapshot, offset)
+    const known = views.get(snapshot)
+    if (known !== undefined) {
+      return known
     }
-    return offset.map((value, index) => Math.max(0, value + inFlight.count(nodes[index]!.nodeId)))
+    const made = Float64Array.from(snapshot.ring.nodes, (node) =>
+      Math.max(0, node.inFlight + inFlight.changeSince(node.nodeId, node.lastSeenAt)),
+    )
+    views.set(snapshot, made)
+    current = {
+      snapshot,
+      loads: made,
+      indices: new Map(snapshot.ring.nodes.map((node, index) => [node.nodeId, index])),
+    }
+    return made
+  }
+
+  const countOne = (nodeId: string, by: 1 | -1): void => {
+    const index = current?.indices.get(nodeId)
+    if (current !== undefined && index !== undefined) {
+      current.loads[index] = Math.max(0, current.loads[index]! + by)
+    }
+  }
+
+  const acquire = (nodeId: string): (() => void) => {
+    const release = inFlight.acquire(nodeId)
+    countOne(nodeId, 1)
+    let released = false
+    return () => {
+      if (!released) {
+        released = true
+        release()
+        countOne(nodeId, -1)
+      }
+    }
   }
 
   const isSuspect = (node: FleetNode): boolean => {
@@ -100,11 +127,11 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     const common = { ring, loads: loads(snapshot), key }
     const without = (skipped: (node: FleetNode) => boolean) => {
       const tried = new Set<number>()
-      ring.nodes.forEach((node, index) => {
-        if (skipped(node)) {
+      for (let index = 0; index < ring.nodes.length; index++) {
+        if (skipped(ring.nodes[index]!)) {
           tried.add(index)
         }
-      })
+      }
       return query.selection.kind === 'base'
         ? placeBase({ ...common, tried })
         : placeAdapter({ ...common, tried, bound, owners, resident })
@@ -134,7 +161,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
       const node = nodes[placement.index]!
       tried.add(node.nodeId)
       const prefetch = placement.prefetch === undefined ? undefined : nodes[placement.prefetch]
-      return { node, reason: placement.reason, prefetch, release: inFlight.acquire(node.nodeId) }
+      return { node, reason: placement.reason, prefetch, release: acquire(node.nodeId) }
     }
   }
 

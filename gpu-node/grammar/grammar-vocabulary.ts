@@ -17,6 +17,7 @@ export interface GrammarVocabulary {
  * inside the arguments of a call such a token cannot come up.
  */
 export const MARKER = '\u0001'
+const MARKER_BYTE = 1
 
 /** How a grammar writes `text` where it may be a special token. */
 export function spellMarker(tokenizer: Tokenizer, text: string): string {
@@ -43,7 +44,9 @@ export function grammarVocabulary(
       pieces.push(new Uint8Array(0))
     } else {
       const piece = tokenizer.pieceOf(id)
-      pieces.push(piece.kind === 'bytes' ? piece.bytes : encoder.encode(piece.text))
+      const bytes = piece.kind === 'bytes' ? piece.bytes : encoder.encode(piece.text)
+      // The marker's own byte would let a model spell a special token out in letters.
+      pieces.push(bytes.includes(MARKER_BYTE) ? new Uint8Array(0) : bytes)
     }
   }
   const total = pieces.reduce((sum, piece) => sum + piece.length, 0)

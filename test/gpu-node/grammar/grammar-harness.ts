@@ -28,9 +28,9 @@ export interface SampleOptions {
   closing?: number
 }
 
-export async function createHarness(limits: Partial<GrammarLimits> = {}): Promise<Harness> {
+export async function createHarness(limits: Partial<GrammarLimits> = {}, markers: string[] = []): Promise<Harness> {
   const tokenizer = createTokenizer(await readTokenizerFiles('models/demo/base'), [EOS])
-  const service = new GrammarService(grammarVocabulary(tokenizer, WIDTH, [EOS]), limits)
+  const service = new GrammarService(grammarVocabulary(tokenizer, WIDTH, [EOS], markers), limits)
   // Made by `maskSource` for exactly this module.
   const masks = createMaskSource(service.maskSource().options as MaskSourceOptions)
   const waiting = new Set<() => void>()

@@ -1,10 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { spellMarker } from '../../../gpu-node/grammar/grammar-vocabulary.ts'
+import { createTextStream } from '../../../gpu-node/text/text-stream.ts'
 import { detectToolFormat } from '../../../gpu-node/tools/tool-format.ts'
 import { toolGrammar, toToolError } from '../../../gpu-node/tools/tool-grammar.ts'
 import { createToolParser } from '../../../gpu-node/tools/tool-parser.ts'
 import { withToolsAsText } from '../../../gpu-node/tools/tool-prompt.ts'
 import type { OutputFormat, ToolChoice, ToolDefinition, ToolUse } from '../../../shared/api/generate-request.ts'
-import { createHarness, type Harness, seededRandom } from '../grammar/grammar-harness.ts'
+import { allowedTokens, createHarness, type Harness, seededRandom } from '../grammar/grammar-harness.ts'
 import { validates } from '../grammar/schema-check.ts'
 
 let harness: Harness
@@ -124,6 +126,37 @@ describe.each(Object.values(FORMATS))('a model that knows nothing, in the $name 
     }
     expect([...kinds].sort()).toEqual(['answer', 'calls'])
   })
+})
+
+test('a format whose mark is a special token: it may come where a call may begin, never inside one', async () => {
+  const marker = '<|system|>'
+  const special = await createHarness({}, [marker])
+  try {
+    const id = special.tokenizer.tokenId(marker) ?? -1
+    expect(special.tokenizer.isSpecial(id)).toBe(true)
+    const format = { ...FORMATS.mistral, open: marker }
+    const spell = (text: string) => spellMarker(special.tokenizer, text)
+    const lease = await special.service.acquire(toolGrammar(format, use({ kind: 'required' }), spell, undefined))
+    special.masks.begin('marked', lease.grammarId, new Int32Array(0))
+    expect(allowedTokens((await special.nextMask('marked')) ?? new Int32Array(0))).toEqual([id])
+    special.masks.end('marked')
+    lease.release()
+
+    const json = await special.service.acquire({ kind: 'json_object' })
+    special.masks.begin('json', json.grammarId, Int32Array.from(special.tokenizer.encode('{"a": "b', false)))
+    const inString = allowedTokens((await special.nextMask('json')) ?? new Int32Array(0))
+    expect(inString.length).toBeGreaterThan(500)
+    expect(inString).not.toContain(id)
+    special.masks.end('json')
+    json.release()
+
+    const text = { stop: [], keepStopText: false, standsAlone: true }
+    const shown = createTextStream(special.tokenizer, { ...text, shownSpecial: new Set([id]) })
+    const hidden = createTextStream(special.tokenizer, text)
+    expect([shown.push(id).text, hidden.push(id).text]).toEqual([marker, ''])
+  } finally {
+    await special.close()
+  }
 })
 
 test('a tool with a wrong schema is named', async () => {

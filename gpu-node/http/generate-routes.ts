@@ -107,7 +107,7 @@ async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<R
   const usage = usageOf(generation)
   const headers = {
     ...adapterHeaders(context, ticket.adapter, generation),
-    ...ignoredHeader(parsed.ignored),
+    ...ignoredHeader([...parsed.ignored, ...generation.notEnforced]),
     ...serverTiming(generation),
     ...countHeaders(usage.prompt_tokens, usage.completion_tokens),
   }
@@ -142,7 +142,7 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
   return eventStream(c, {
     headers: {
       ...adapterHeaders(context, ticket.adapter, opened),
-      ...ignoredHeader(parsed.ignored),
+      ...ignoredHeader([...parsed.ignored, ...(opened?.notEnforced ?? [])]),
       ...(opened === undefined ? {} : { ...serverTiming(opened), ...countHeaders(usageOf(opened).prompt_tokens) }),
       ...(parsed.api === 'lorax'
         ? { 'x-compute-type': computeType(context), 'x-compute-characters': String(charactersOf(parsed)) }

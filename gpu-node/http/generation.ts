@@ -61,6 +61,8 @@ export interface Generation {
   timings: GenerationTimings
   /** Ends when all choices have; throws when one failed or the client left. To be read once. */
   events: AsyncIterable<ChoiceEvent[]>
+  /** Schema keywords, by path, that are left to the model; told with the ignored fields. */
+  notEnforced: readonly string[]
   /** For each choice its own; undefined: the request offers no tools. */
   createToolParser: (() => ToolParser) | undefined
   /** Ends what still runs; `events` throws then. */

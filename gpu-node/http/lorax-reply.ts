@@ -8,7 +8,7 @@ import type { ChoiceFinish, ChoiceToken } from './choice.ts'
 import { bestFirst, type ChoiceResult } from './choice-results.ts'
 import type { Generation } from './generation.ts'
 import type { PreparedPrompt } from './prepare-prompt.ts'
-import { jsonNumber, singleTokenText } from './token-text.ts'
+import { finiteLogprob, jsonNumber, singleTokenText } from './token-text.ts'
 
 export interface LoraxShape {
   tokenizer: Tokenizer
@@ -103,7 +103,7 @@ function toLoraxToken(shape: LoraxShape, token: ChoiceToken): LoraxToken {
   return {
     id: token.tokenId,
     text: token.tokenText,
-    logprob: jsonNumber(token.logprob),
+    logprob: finiteLogprob(token.logprob),
     special: token.special,
     ...(shape.request.alternatives === 0
       ? {}
@@ -111,7 +111,7 @@ function toLoraxToken(shape: LoraxShape, token: ChoiceToken): LoraxToken {
           alternative_tokens: token.alternatives.map((alternative) => ({
             id: alternative.tokenId,
             text: singleTokenText(shape.tokenizer, alternative.tokenId),
-            logprob: jsonNumber(alternative.logprob),
+            logprob: finiteLogprob(alternative.logprob),
           })),
         }),
     skipped: false,

@@ -17,7 +17,7 @@ import { bestFirst, type ChoiceResult } from './choice-results.ts'
 import type { Generation } from './generation.ts'
 import type { NodeIdentity } from './node-context.ts'
 import type { PreparedPrompt } from './prepare-prompt.ts'
-import { openAiLogprob, singleTokenText, tokenBytes } from './token-text.ts'
+import { finiteLogprob, singleTokenText, tokenBytes } from './token-text.ts'
 
 export interface OpenAiShape {
   tokenizer: Tokenizer
@@ -117,7 +117,7 @@ export function toOpenAiFinish(finish: ChoiceFinish, toolCalls = 0): OpenAiFinis
 export function toChatLogprobs(tokenizer: Tokenizer, tokens: readonly ChoiceToken[]): ChatLogprob[] {
   const entry = (tokenId: number, logprob: number) => ({
     token: singleTokenText(tokenizer, tokenId),
-    logprob: openAiLogprob(logprob),
+    logprob: finiteLogprob(logprob),
     bytes: tokenBytes(tokenizer, tokenId),
   })
   return tokens.map((token) => ({
@@ -152,7 +152,7 @@ export function createCompletionLogprobs(shape: OpenAiShape): (tokens: readonly 
     for (const token of tokens) {
       const text = singleTokenText(shape.tokenizer, token.tokenId)
       logprobs.tokens.push(text)
-      logprobs.token_logprobs.push(token.isPrompt && Number.isNaN(token.logprob) ? null : openAiLogprob(token.logprob))
+      logprobs.token_logprobs.push(token.isPrompt && Number.isNaN(token.logprob) ? null : finiteLogprob(token.logprob))
       logprobs.text_offset.push(offset)
       logprobs.top_logprobs?.push(
         token.isPrompt
@@ -160,7 +160,7 @@ export function createCompletionLogprobs(shape: OpenAiShape): (tokens: readonly 
           : Object.fromEntries(
               token.alternatives.map(({ tokenId, logprob }) => [
                 singleTokenText(shape.tokenizer, tokenId),
-                openAiLogprob(logprob),
+                finiteLogprob(logprob),
               ]),
             ),
       )

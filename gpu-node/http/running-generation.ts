@@ -40,6 +40,7 @@ export class RunningGeneration implements Generation {
   readonly seeds: number[]
   readonly promptLogprobs: (Float32Array | undefined)[]
   readonly timings: GenerationTimings
+  readonly notEnforced: readonly string[]
   readonly createToolParser: (() => ToolParser) | undefined
   readonly #parts: RunParts
   readonly #meter: GenerationMeter
@@ -63,6 +64,7 @@ export class RunningGeneration implements Generation {
     this.seeds = plans.map((plan) => plan.seed)
     this.promptLogprobs = prompts.map(() => undefined)
     this.timings = parts.timings
+    this.notEnforced = parts.grammar?.notEnforced ?? []
     this.createToolParser = toolParserOf(request, context)
     input.signal.addEventListener('abort', this.abort)
     for (const sequence of this.#running) {

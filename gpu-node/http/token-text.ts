@@ -20,7 +20,7 @@ export function jsonNumber(value: number): number | null {
   return Number.isFinite(value) ? value : null
 }
 
-/** OpenAI's stand-in where a logprob is minus infinity. */
-export function openAiLogprob(value: number): number {
+/** OpenAI's stand-in where a logprob is minus infinity; lorax-client too takes numbers only for generated tokens. */
+export function finiteLogprob(value: number): number {
   return Number.isFinite(value) ? value : -9999
 }

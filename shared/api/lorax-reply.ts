@@ -2,10 +2,10 @@
 
 import { z } from 'zod'
 
-/** `null` where JSON has no number: the first prompt token, tokens that a grammar forbade. */
-const logprob = z.number().nullable()
-
-export const loraxPrefillTokenSchema = z.object({ id: z.int(), text: z.string(), logprob })
+/** The first prompt token has no logprob. */
+export const loraxPrefillTokenSchema = z.object({ id: z.int(), text: z.string(), logprob: z.number().nullable() })
+/** -9999 where it is minus infinity. */
+const logprob = z.number()
 export const loraxAlternativeSchema = z.object({ id: z.int(), text: z.string(), logprob })
 export const loraxTokenSchema = z.object({
   id: z.int(),

@@ -137,8 +137,8 @@ describe('/generate', () => {
     const details = await detailsOf(
       node.post('/generate', inputs({ best_of: 2, do_sample: true, temperature: 1.5, details: true })),
     )
-    const mean = (tokens: { logprob: number | null }[]) =>
-      tokens.reduce((sum, token) => sum + (token.logprob ?? 0), 0) / tokens.length
+    const mean = (tokens: { logprob: number }[]) =>
+      tokens.reduce((sum, token) => sum + token.logprob, 0) / tokens.length
     expect(details.best_of_sequences).toHaveLength(1)
     expect(mean(details.tokens)).toBeGreaterThanOrEqual(mean(details.best_of_sequences?.[0]?.tokens ?? []))
   })

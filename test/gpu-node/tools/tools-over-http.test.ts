@@ -185,6 +185,14 @@ test('calls and their results go back to the model', async () => {
   expect(choice?.message.content).toEqual(expect.any(String))
 })
 
+test('what a lenient schema asks and the grammar cannot enforce is told', async () => {
+  const schema = { type: 'array', items: { type: 'integer', maximum: 5 }, uniqueItems: true, maxItems: 3 }
+  const response_format = { type: 'json_schema', json_schema: { name: 'x', schema, strict: false } }
+  const response = await node.post('/v1/chat/completions', chat({ tools: undefined, response_format }))
+  expect(response.status).toBe(200)
+  expect(response.headers.get('x-ringlet-ignored')).toContain('#/uniqueItems')
+})
+
 describe('refusals', () => {
   test('a tool whose schema cannot be enforced, when it must be', async () => {
     const parameters = { type: 'object', properties: { x: { type: 'string', not: {} } } }

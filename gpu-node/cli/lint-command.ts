@@ -7,21 +7,25 @@ import { type LoadReport, printReport } from '../adapters/load-report.ts'
 import { inspectPeftAdapter } from '../adapters/peft.ts'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import { packAdapter } from '../model/pack-adapter.ts'
+import { checkArgs } from './command-args.ts'
+
+const args = {
+  directory: {
+    type: 'positional',
+    required: true,
+    description: 'adapter directory (adapter_config.json and adapter_model.*)',
+  },
+  base: { type: 'string', description: 'directory of the base model', default: 'models/demo/base' },
+  json: { type: 'boolean', description: 'print the report as JSON', default: false },
+} as const
 
 export const lintCommand = defineCommand({
   meta: { name: 'lint', description: 'Check an adapter directory against a base model and print the load report' },
-  args: {
-    directory: {
-      type: 'positional',
-      required: true,
-      description: 'adapter directory (adapter_config.json and adapter_model.*)',
-    },
-    base: { type: 'string', description: 'directory of the base model', default: 'models/demo/base' },
-    json: { type: 'boolean', description: 'print the report as JSON', default: false },
-  },
-  run: async ({ args }) => {
-    const report = await lintAdapter(args.directory, args.base)
-    process.stdout.write(args.json ? `${JSON.stringify(report, null, 2)}\n` : printReport(report))
+  args,
+  run: async ({ args: given }) => {
+    checkArgs(given, args)
+    const report = await lintAdapter(given.directory, given.base)
+    process.stdout.write(given.json ? `${JSON.stringify(report, null, 2)}\n` : printReport(report))
     if (!report.accepted) {
       process.exitCode = 1
     }

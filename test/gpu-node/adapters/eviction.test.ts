@@ -2,7 +2,9 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { chooseVictims, type Evictable } from '../../../gpu-node/adapters/store/eviction.ts'
 import { FairPool } from '../../../gpu-node/adapters/store/fair-pool.ts'
+import { RamTier } from '../../../gpu-node/adapters/store/ram-tier.ts'
 import { SharedLoads } from '../../../gpu-node/adapters/store/shared-loads.ts'
+import type { PackedAdapter } from '../../../gpu-node/model/packed-adapter.ts'
 
 const entry = (key: string, bytes: number, lastUsed: number, tenantId: string, held = false): Evictable => ({
   key,
@@ -72,6 +74,73 @@ describe('what leaves to make room', () => {
         }
       }),
       { numRuns: 500, seed: 9 },
+    )
+  })
+})
+
+describe('RAM tier', () => {
+  const packed = (digest: string, bytes: number): PackedAdapter => ({
+    digest,
+    rank: 1,
+    bytes,
+    parts: {},
+    layout: 'graph',
+    groups: {},
+    features: { embedding: false, head: false, bias: false, magnitude: false },
+  })
+
+  it('stays within its budget and keeps what is leased or pinned, whatever is asked of it', () => {
+    const step = fc.record({
+      act: fc.constantFrom('load', 'load', 'load', 'lease', 'release', 'pin', 'unpin'),
+      which: fc.nat(9),
+      bytes: fc.integer({ min: 1, max: 60 }),
+      tenantId: fc.constantFrom('a', 'b', 'c'),
+    })
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        let now = 0
+        const evicted: string[] = []
+        const tier = new RamTier({
+          budgetBytes: 100,
+          staleAfterMs: 20,
+          now: () => now,
+          onEvict: (digest) => evicted.push(digest),
+        })
+        const leases = new Map<string, (() => void)[]>()
+        const pinned = new Set<string>()
+        for (const { act, which, bytes, tenantId } of steps) {
+          now++
+          const digest = `d${which}`
+          const held = leases.get(digest) ?? []
+          if (act === 'load') {
+            try {
+              tier.insert(packed(digest, bytes), tenantId)
+            } catch (error) {
+              expect(error).toMatchObject({ code: 'adapter_capacity' })
+            }
+          } else if (act === 'lease') {
+            const lease = tier.lease(digest, tenantId)
+            leases.set(digest, lease === undefined ? held : [...held, lease.release])
+          } else if (act === 'release') {
+            held.pop()?.()
+          } else {
+            const entry = tier.get(digest)
+            if (entry !== undefined) {
+              entry.pinned = act === 'pin'
+              entry.pinned ? pinned.add(digest) : pinned.delete(digest)
+            }
+          }
+          expect(tier.violations()).toEqual([])
+          for (const kept of [...pinned, ...[...leases].filter(([, all]) => all.length > 0).map(([key]) => key)]) {
+            expect(tier.get(kept)).toBeDefined()
+          }
+          for (const [key, all] of leases) {
+            expect(tier.get(key)?.leases ?? 0).toBe(all.length)
+          }
+        }
+        expect(evicted.every((digest) => !pinned.has(digest) || tier.get(digest) !== undefined)).toBe(true)
+      }),
+      { numRuns: 300, seed: 11 },
     )
   })
 })

@@ -157,5 +157,7 @@ export const MAX_SEQUENCES_PER_REQUEST = 128
 /** Seeds are at most 53 bits in the engine; larger and negative ones fold into the range, equal ones to equal ones. */
 export function foldSeed(seed: number): number {
   const range = 2 ** 53
-  return ((seed % range) + range) % range
+  const rest = seed % range
+  // Adding the range to a number that is not negative would pass 2^53, and round.
+  return rest < 0 ? rest + range : rest
 }

@@ -99,6 +99,18 @@ describe('a chat body', () => {
   })
 })
 
+describe('seeds', () => {
+  test.each([
+    [7, 7],
+    [2 ** 53 - 1, 2 ** 53 - 1],
+    [2 ** 53, 0],
+    [2 ** 60 + 2 ** 20, 2 ** 20],
+    [-1, 2 ** 53 - 1],
+  ])('%i is %i to the engine', (given, folded) => {
+    expect(chat({ seed: given }).request.sampling.seed).toBe(folded)
+  })
+})
+
 describe('a completion body', () => {
   test.each([
     ['a', [{ kind: 'text', text: 'a' }]],

@@ -39,6 +39,7 @@ export function createApp(): Hono<AppEnv> {
     '/',
     fleetRoutes<EdgeServices>({
       joinKeys: (services) => ({ keys: services.config.RINGLET_JOIN_KEYS }),
+      ticketKeys: (services) => ({ keys: services.config.RINGLET_TICKET_KEYS }),
       registry: (services) => services.registry,
       now: Date.now,
     }),

@@ -7,6 +7,7 @@ import { buildNode } from './build-node.ts'
 import { localKeysFile, NODE_USAGE, type NodeConfig, readConfig } from './config.ts'
 import { drainNode } from './fleet/drain.ts'
 import { type Heartbeats, startHeartbeats } from './fleet/heartbeats.ts'
+import { createReceivedKeys } from './fleet/received-keys.ts'
 import { createApp } from './http/app.ts'
 import { listen } from './http/listen.ts'
 import { createLoadDisplay } from './load-progress.ts'
@@ -26,7 +27,8 @@ async function main(): Promise<void> {
 
 async function run(config: NodeConfig): Promise<void> {
   const log = pino({ level: config.logLevel, base: { node: config.nodeId } }, pino.destination(2))
-  const { ticketKeys, joinKeys } = await keysOf(config)
+  const received = receivesKeys(config) ? createReceivedKeys() : undefined
+  const { ticketKeys, joinKeys } = await keysOf({ ...config, ticketKeys: received ?? config.ticketKeys })
   const server = await listen(config.host, config.port)
   const stop = new AbortController()
   const hurry = new AbortController()
@@ -53,6 +55,7 @@ async function run(config: NodeConfig): Promise<void> {
           fetch,
           now: Date.now,
           log: (event, fields) => log.info(fields, event),
+          ...(received === undefined ? {} : { ticketKeys: received }),
         })
   // Told on stdout for whoever supervises the process.
   console.log(`node ready ${server.url} (${node.context.identity.baseModel}, ${config.dtype}, ${config.nodeId})`)
@@ -83,6 +86,11 @@ async function run(config: NodeConfig): Promise<void> {
   await node.close()
   await server.close(!finished)
   process.exit(0)
+}
+
+/** Whoever knows the join secret and no ticket keys gets these from the edge. */
+function receivesKeys({ edgeUrl, joinKeys, ticketKeys }: NodeConfig): boolean {
+  return edgeUrl !== undefined && joinKeys !== undefined && ticketKeys === undefined
 }
 
 async function keysOf({ ticketKeys, joinKeys, stateDir }: NodeConfig): Promise<LocalKeys> {

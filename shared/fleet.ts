@@ -47,6 +47,8 @@ export const heartbeatSchema = z.object({
   resident: z.array(residentAdapterSchema).max(100_000).optional(),
   /** Raised by the sender with every change of `resident`. */
   residentVersion: z.number().int().nonnegative().default(0),
+  /** `keysVersion` of the ticket keys that the edge gave it, empty for none yet. Absent: it was configured with its own. */
+  ticketKeysVersion: z.string().max(64).optional(),
 })
 export type Heartbeat = z.infer<typeof heartbeatSchema>
 
@@ -57,4 +59,6 @@ export interface HeartbeatAnswer {
   wantResident: boolean
   /** An operator drains this node: no new requests come; it may leave when nothing is in flight. */
   draining: boolean
+  /** `sealKeys` of the edge's ticket keys, when the node asked for them and has others. */
+  ticketKeys?: string
 }

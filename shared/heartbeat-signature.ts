@@ -14,13 +14,20 @@ export async function signHeartbeat(body: string, keys: SigningKeys, now: number
   return `${key.id}.${now}.${await signText(`${now}.${body}`, key.secret)}`
 }
 
-/** When the heartbeat was sent, in unix milliseconds by the node's clock. Throws when it is not signed with a join key. */
+export interface VerifiedHeartbeat {
+  /** Unix milliseconds by the node's clock. */
+  sentAt: number
+  /** Of the join key that signed it. */
+  joinSecret: string
+}
+
+/** Throws when the heartbeat is not signed with a join key. */
 export async function verifyHeartbeat(
   header: string | null | undefined,
   body: string,
   keys: SigningKeys,
   now: number,
-): Promise<number> {
+): Promise<VerifiedHeartbeat> {
   const [keyId, sentAtText, code, ...rest] = (header ?? '').split('.')
   if (keyId === undefined || sentAtText === undefined || code === undefined || rest.length > 0) {
     throw new RingletError('ticket_invalid', 'the heartbeat is not signed')
@@ -40,5 +47,5 @@ export async function verifyHeartbeat(
       `the node's clock and the edge's differ by ${seconds} s; most allowed: ${MAX_HEARTBEAT_SKEW_MS / 1000} s`,
     )
   }
-  return sentAt
+  return { sentAt, joinSecret: key.secret }
 }

@@ -3,9 +3,15 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { RingletError } from '../../shared/errors.ts'
-import { HEARTBEAT_PATH, HEARTBEAT_SIGNATURE_HEADER, heartbeatSchema } from '../../shared/fleet.ts'
+import {
+  HEARTBEAT_PATH,
+  HEARTBEAT_SIGNATURE_HEADER,
+  type HeartbeatAnswer,
+  heartbeatSchema,
+} from '../../shared/fleet.ts'
 import { verifyHeartbeat } from '../../shared/heartbeat-signature.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
+import { keysVersion, sealKeys } from '../../shared/sealed-keys.ts'
 import { type FleetRegistryBinding, reportHeartbeat } from './fleet-client.ts'
 
 /** About 100,000 residents with ordinary names. */
@@ -13,6 +19,8 @@ const MAX_HEARTBEAT_BYTES = 16 * 1024 * 1024
 
 export interface FleetRoutesOptions<E extends object> {
   joinKeys: (env: E) => SigningKeys
+  /** Given to nodes that know the join secret alone. */
+  ticketKeys: (env: E) => SigningKeys
   registry: (env: E) => FleetRegistryBinding
   now: () => number
 }
@@ -29,11 +37,21 @@ export function fleetRoutes<E extends object>(options: FleetRoutesOptions<E>): H
     const env = c.env as E
     const body = await c.req.text()
     const signature = c.req.header(HEARTBEAT_SIGNATURE_HEADER)
-    const sentAt = await verifyHeartbeat(signature, body, options.joinKeys(env), options.now())
+    const { sentAt, joinSecret } = await verifyHeartbeat(signature, body, options.joinKeys(env), options.now())
     const heartbeat = parseHeartbeat(body)
-    return c.json(await reportHeartbeat(options.registry(env), heartbeat, sentAt))
+    const answer = await reportHeartbeat(options.registry(env), heartbeat, sentAt)
+    const ticketKeys = await newTicketKeys(heartbeat.ticketKeysVersion, options.ticketKeys(env), joinSecret)
+    return c.json(ticketKeys === undefined ? answer : ({ ...answer, ticketKeys } satisfies HeartbeatAnswer))
   })
   return app
+}
+
+/** `undefined`: the node has them, or wants none. */
+async function newTicketKeys(known: string | undefined, keys: SigningKeys, joinSecret: string) {
+  if (known === undefined || known === (await keysVersion(keys, joinSecret))) {
+    return undefined
+  }
+  return sealKeys(keys, joinSecret)
 }
 
 /** Signed, but by a node that may be of another version: checked all the same. */

@@ -3,7 +3,7 @@
 import { HEARTBEAT_INTERVAL_MS, type Heartbeat } from '../../shared/fleet.ts'
 
 /** A heartbeat without what travels or is kept apart. */
-export type NodeReport = Omit<Heartbeat, 'resident' | 'residentVersion' | 'leaving'>
+export type NodeReport = Omit<Heartbeat, 'resident' | 'residentVersion' | 'leaving' | 'ticketKeysVersion'>
 
 /** Silent for three intervals: out of the ring. */
 export const SILENCE_MS = 3 * HEARTBEAT_INTERVAL_MS
@@ -35,7 +35,7 @@ export function afterHeartbeat(
   sentAt: number,
   now: number,
 ): NodeRecord | undefined {
-  const { resident: _resident, residentVersion: _version, leaving, ...report } = heartbeat
+  const { resident: _resident, residentVersion: _version, ticketKeysVersion: _keys, leaving, ...report } = heartbeat
   if (known === undefined) {
     const first = { penalty: 0, penaltyAt: now, damped: false, drainAsked: false }
     return { report, lastSeenAt: now, sentAt, left: leaving, ...first }

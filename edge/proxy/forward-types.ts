@@ -98,7 +98,7 @@ export type Forward = (request: ForwardRequest, deps: ForwardDeps) => Promise<Re
  *                      `state = createProxyState({ now })` (edge/proxy/proxy-state.ts)
  *  from its bindings   `registry: FleetRegistryBinding = { namespace: env.FLEET, shards, locationHint? }` (edge/fleet/fleet-client.ts)
  *  per request         `fleet: () => fleetView.snapshot(fleetReader(registry), waitUntil)`
- *  nodes' door         `fleetRoutes({ joinKeys, registry, now })` (edge/fleet/fleet-routes.ts), POST /fleet/heartbeat
+ *  nodes' door         `fleetRoutes({ joinKeys, ticketKeys, registry, now })` (edge/fleet/fleet-routes.ts), POST /fleet/heartbeat
  *  operators           `drainNode(registry, nodeId, draining)`; `explainPlacement` (edge/routing/explain.ts)
  *  before the check    `prefetchEarly(...)` (edge/proxy/prefetch.ts): tells the likely node while the adapter's home answers
  *  exported class      `FleetRegistry` (edge/fleet/fleet-registry.ts), a Durable Object with SQLite storage

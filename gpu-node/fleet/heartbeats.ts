@@ -12,6 +12,7 @@ import {
 } from '../../shared/fleet.ts'
 import { signHeartbeat } from '../../shared/heartbeat-signature.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
+import type { ReceivedKeys } from './received-keys.ts'
 
 /** What a node says of itself at one moment; the sender adds `draining`, `leaving` and the residents' version. */
 export type NodeDescription = Omit<
@@ -29,6 +30,8 @@ export interface HeartbeatOptions {
   fetch: typeof fetch
   now: () => number
   log: (event: string, fields: Readonly<Record<string, string | number | boolean>>) => void
+  /** The node was given no ticket keys: the edge's are asked for, and it drains until they are here. */
+  ticketKeys?: ReceivedKeys
   intervalMs?: number
 }
 
@@ -68,7 +71,10 @@ export function startHeartbeats(options: HeartbeatOptions): Heartbeats {
     const versioned = residents.next(resident, leaving)
     // The edge ignores what was sent before the last one it took; two within a millisecond must differ.
     lastSentAt = Math.max(now(), lastSentAt + 1)
-    const body = JSON.stringify({ ...description, draining, leaving, ...versioned })
+    const { ticketKeys } = options
+    const keys = ticketKeys === undefined ? {} : { ticketKeysVersion: ticketKeys.version }
+    const unready = ticketKeys !== undefined && ticketKeys.keys.length === 0
+    const body = JSON.stringify({ ...description, draining: draining || unready, leaving, ...versioned, ...keys })
     try {
       const signature = await signHeartbeat(body, options.joinKeys, lastSentAt)
       const response = await options.fetch(url, {
@@ -85,9 +91,16 @@ export function startHeartbeats(options: HeartbeatOptions): Heartbeats {
       const answer = JSON.parse(text) as HeartbeatAnswer
       noteReachable(true, '')
       residents.taken(versioned.residentVersion, !answer.wantResident)
+      if (answer.ticketKeys !== undefined && ticketKeys !== undefined) {
+        await ticketKeys.receive(answer.ticketKeys, options.joinKeys)
+        log('ticket_keys_received', { keys: ticketKeys.keys.length })
+      }
+      const listIsMissing = answer.wantResident && versioned.resident === undefined
+      if (!leaving && (listIsMissing || (unready && ticketKeys.keys.length > 0))) {
+        return await send(false)
+      }
       resolveJoined()
-      const listWasLeftOut = versioned.resident === undefined && !leaving
-      return answer.wantResident && listWasLeftOut ? await send(leaving) : true
+      return true
     } catch (cause) {
       noteReachable(false, cause instanceof Error ? cause.message : String(cause))
       return false

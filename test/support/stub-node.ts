@@ -8,6 +8,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Heartbeats, startHeartbeats } from '../../gpu-node/fleet/heartbeats.ts'
+import { createReceivedKeys } from '../../gpu-node/fleet/received-keys.ts'
 import { selectionKey } from '../../shared/adapter-ref.ts'
 import { fromBase64Url } from '../../shared/base64url.ts'
 import { type ErrorCode, RingletError, toLoraxError } from '../../shared/errors.ts'
@@ -33,7 +34,8 @@ export type StubBehaviour =
 
 export interface StubNodeOptions {
   nodeId: string
-  ticketKeys: SigningKeys
+  /** Without them the edge's are asked for. */
+  ticketKeys?: SigningKeys
   joinKeys?: SigningKeys
   /** Sends heartbeats there. */
   edgeUrl?: string
@@ -84,7 +86,9 @@ export function stubText(ids: readonly number[]): string {
 }
 
 export async function startStubNode(options: StubNodeOptions): Promise<StubNode> {
-  const { nodeId, ticketKeys, tokens = 12, gapMs = 0, behave = () => ({ kind: 'answer' }) } = options
+  const { nodeId, tokens = 12, gapMs = 0, behave = () => ({ kind: 'answer' }) } = options
+  const received = options.ticketKeys === undefined ? createReceivedKeys() : undefined
+  const ticketKeys = options.ticketKeys ?? received ?? { keys: [] }
   const tickets = new Set<string>()
   let inFlight = 0
   const cancelWaiters: (() => void)[] = []
@@ -198,6 +202,7 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
       now: Date.now,
       log: () => undefined,
       ...(options.heartbeatMs === undefined ? {} : { intervalMs: options.heartbeatMs }),
+      ...(received === undefined ? {} : { ticketKeys: received }),
       describe: () => ({
         nodeId,
         bootId,

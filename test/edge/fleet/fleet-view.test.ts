@@ -154,7 +154,7 @@ describe('residents', () => {
     let run = 'run-1'
     let bootId = 'boot'
     const { look, pass, settle } = setUp([
-      async (cursor, known) =>
+      async (_cursor, known) =>
         report([nodeReport('a', { bootId })], {
           run,
           cursor: run === 'run-1' ? 1 : 0,

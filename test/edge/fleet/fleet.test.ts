@@ -71,6 +71,16 @@ test('one of three nodes killed under 50 streams: every stream ends with the tex
   await Promise.all(later.map((reply) => reply.text()))
 })
 
+test('a node that knows the join secret alone gets the ticket keys from the edge, and serves', async () => {
+  const before = nodes
+  nodes = [await edge.addNode({ nodeId: 'newcomer', joinSecretOnly: true })]
+  await edge.waitForNodes((seen) => seen.some((node) => node.nodeId === 'newcomer' && !node.draining))
+  await Promise.all(before.map((node) => edge.drain(node.nodeId, true)))
+  await edge.waitForNodes((seen) => seen.every((node) => node.draining === (node.nodeId !== 'newcomer')))
+  const reply = await edge.ask({ adapter: 'welcome', stream: false })
+  expect([reply.status, reply.headers.get('x-ringlet-node')]).toEqual([200, 'newcomer'])
+})
+
 test('a heartbeat must be signed, fresh, and sensible', async () => {
   const post = async (body: string, signature: string) => {
     const headers = { [HEARTBEAT_SIGNATURE_HEADER]: signature }

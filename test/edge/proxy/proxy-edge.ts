@@ -8,7 +8,7 @@ import type { AdapterSelection } from '../../../shared/adapter-ref.ts'
 import { type StubNode, type StubNodeOptions, startStubNode } from '../../support/stub-node.ts'
 
 const SECRET = 'test-secret-of-enough-length'
-export const ticketKeys = { keys: [{ id: 't1', secret: SECRET }] }
+const ticketKeys = { keys: [{ id: 't1', secret: SECRET }] }
 export const joinKeys = { keys: [{ id: 'j1', secret: SECRET }] }
 
 export interface SeenNode {
@@ -34,7 +34,7 @@ export interface AskOptions {
 export interface ProxyEdge {
   url: string
   /** A stub node that has joined: the edge's snapshot has it. */
-  addNode: (options: Partial<StubNodeOptions> & { nodeId: string }) => Promise<StubNode>
+  addNode: (options: Partial<StubNodeOptions> & { nodeId: string; joinSecretOnly?: boolean }) => Promise<StubNode>
   ask: (options?: AskOptions) => Promise<Response>
   explain: (adapter: string) => Promise<PlacementExplanation>
   nodes: () => Promise<SeenNode[]>
@@ -73,8 +73,9 @@ export async function startProxyEdge(timings: Record<string, number> = {}, shard
 
   const edge: ProxyEdge = {
     url,
-    addNode: async (options) => {
-      const node = await startStubNode({ ticketKeys, joinKeys, edgeUrl: url, heartbeatMs: 250, ...options })
+    addNode: async ({ joinSecretOnly = false, ...options }) => {
+      const keys = joinSecretOnly ? {} : { ticketKeys }
+      const node = await startStubNode({ ...keys, joinKeys, edgeUrl: url, heartbeatMs: 250, ...options })
       nodes.push(node)
       await node.heartbeats?.joined
       await edge.waitForNodes((seen) => seen.some((other) => other.nodeId === node.nodeId && other.url === node.url))

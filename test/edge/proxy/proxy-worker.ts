@@ -48,6 +48,7 @@ app.route(
   '/',
   fleetRoutes<Bindings>({
     joinKeys: ({ SECRET }) => ({ keys: [{ id: 'j1', secret: SECRET }] }),
+    ticketKeys: ({ SECRET }) => ({ keys: [{ id: 't1', secret: SECRET }] }),
     registry: registryOf,
     now,
   }),

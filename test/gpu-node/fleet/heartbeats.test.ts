@@ -6,17 +6,23 @@ import type { AddressInfo } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
 import { drainNode } from '../../../gpu-node/fleet/drain.ts'
 import { type Heartbeats, type NodeDescription, startHeartbeats } from '../../../gpu-node/fleet/heartbeats.ts'
+import { createReceivedKeys } from '../../../gpu-node/fleet/received-keys.ts'
 import { HEARTBEAT_SIGNATURE_HEADER, type Heartbeat, heartbeatSchema } from '../../../shared/fleet.ts'
 import { verifyHeartbeat } from '../../../shared/heartbeat-signature.ts'
+import type { SigningKeys } from '../../../shared/hmac.ts'
+import { keysVersion, sealKeys } from '../../../shared/sealed-keys.ts'
 
-const joinKeys = { keys: [{ id: 'j1', secret: 'join-secret' }] }
+const JOIN_SECRET = 'join-secret'
+const joinKeys = { keys: [{ id: 'j1', secret: JOIN_SECRET }] }
 
 interface LoopbackEdge {
   url: string
   heard: (Heartbeat & { sentAt: number })[]
   /** Resolves when the edge has heard so many. */
   waitFor: (count: number) => Promise<void>
-  answer: { status: number; wantResident: boolean }
+  answer: { status: number; wantResident: boolean; keys: SigningKeys }
+  /** How often it gave out its ticket keys. */
+  sealed: number
 }
 
 const servers: Server[] = []
@@ -33,7 +39,8 @@ async function startEdge(): Promise<LoopbackEdge> {
   const edge: LoopbackEdge = {
     url: '',
     heard: [],
-    answer: { status: 200, wantResident: false },
+    answer: { status: 200, wantResident: false, keys: { keys: [] } },
+    sealed: 0,
     waitFor: (count) =>
       edge.heard.length >= count ? Promise.resolve() : new Promise((resolve) => waiting.push({ count, resolve })),
   }
@@ -43,10 +50,15 @@ async function startEdge(): Promise<LoopbackEdge> {
       body += chunk
     }
     const signature = String(request.headers[HEARTBEAT_SIGNATURE_HEADER])
-    const sentAt = await verifyHeartbeat(signature, body, joinKeys, Date.now())
-    const { status, wantResident } = edge.answer
-    response.writeHead(status).end(JSON.stringify({ accepted: true, wantResident, draining: false }))
-    edge.heard.push({ ...heartbeatSchema.parse(JSON.parse(body)), sentAt })
+    const { sentAt } = await verifyHeartbeat(signature, body, joinKeys, Date.now())
+    const { status, wantResident, keys } = edge.answer
+    const heartbeat = heartbeatSchema.parse(JSON.parse(body))
+    const known = heartbeat.ticketKeysVersion
+    const isNews = known !== undefined && known !== (await keysVersion(keys, JOIN_SECRET))
+    edge.sealed += isNews ? 1 : 0
+    const ticketKeys = isNews ? { ticketKeys: await sealKeys(keys, JOIN_SECRET) } : {}
+    response.writeHead(status).end(JSON.stringify({ accepted: true, wantResident, draining: false, ...ticketKeys }))
+    edge.heard.push({ ...heartbeat, sentAt })
     for (const waiter of waiting.filter(({ count }) => edge.heard.length >= count)) {
       waiter.resolve()
     }
@@ -112,6 +124,32 @@ test('an edge that forgot the list asks for it and gets it at once', async () =>
   sender.beat()
   await edge.waitFor(3)
   expect(edge.heard.map((heartbeat) => heartbeat.resident?.length)).toEqual([1, undefined, 1])
+})
+
+test('ticket keys come sealed, until then the node drains; a rotation reaches it with the next heartbeat', async () => {
+  const edge = await startEdge()
+  const first = { keys: [{ id: 't1', secret: 'first-secret' }] }
+  const rotated = { keys: [{ id: 't2', secret: 'second-secret' }, ...first.keys] }
+  edge.answer.keys = first
+  const received = createReceivedKeys()
+  const sender = start(edge, { ticketKeys: received, intervalMs: 300 })
+  await sender.joined
+  expect(edge.heard.map((heartbeat) => heartbeat.draining)).toEqual([true, false])
+  expect(received.keys).toEqual(first.keys)
+  expect(edge.sealed).toBe(1)
+  edge.answer.keys = rotated
+  const before = edge.heard.length
+  await edge.waitFor(before + 2)
+  expect(received.keys).toEqual(rotated.keys)
+  expect(edge.sealed).toBe(2)
+})
+
+test('keys sealed with another join secret are not taken', async () => {
+  const sealed = await sealKeys({ keys: [{ id: 'evil', secret: 'x' }] }, 'another-secret')
+  const received = createReceivedKeys()
+  await expect(received.receive(sealed, joinKeys)).rejects.toMatchObject({ code: 'ticket_invalid' })
+  await expect(received.receive('nonsense', joinKeys)).rejects.toMatchObject({ code: 'ticket_invalid' })
+  expect(received.keys).toEqual([])
 })
 
 test('an edge that is away is tried again; one line says so, one that it is back', async () => {

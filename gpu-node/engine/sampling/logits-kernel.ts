@@ -1,6 +1,6 @@
 /**
- * The passes over a whole row of logits that every token needs, as WebAssembly SIMD: largest score, and Σ exp with or without
- * keeping the terms. In JavaScript the same passes take about four times as long (docs/sampling.md has the figures).
+ * The passes over a whole row of logits, as WebAssembly SIMD: largest score and its place, Σ exp with or without keeping the
+ * terms, and which terms are large. In JavaScript the same passes take several times as long (figures: docs/sampling.md).
  */
 
 import type { Code, ValueType, WasmFunction } from './wasm-module.ts'
@@ -22,35 +22,36 @@ const STRIDE_BYTES = STRIDE * 4
 export const NO_WEIGHT = 2 ** -125
 
 /**
- * Two rows of scratch of the kernel's own. `scores` holds what the sampler works on; `weights` what `weigh` writes.
- * Both have `vocabSize` elements; the padding behind `scores` is -Infinity, so it never counts.
+ * Rows of scratch of the kernel's own, `vocabSize` elements each. `scores` holds what the sampler works on, `weights` what
+ * `weigh` writes, `kept` and `keptTokens` what `keepAbove` finds. The padding behind `scores` is -Infinity: it never counts.
  */
 export class LogitsKernel {
   readonly scores: Float32Array
   readonly weights: Float32Array
-  readonly #bytes: number
-  readonly #weightsAt: number
+  readonly keptTokens: Int32Array
+  readonly kept: Float32Array
   readonly #exports: KernelExports
 
   constructor(vocabSize: number) {
-    this.#bytes = Math.ceil(vocabSize / STRIDE) * STRIDE_BYTES
-    this.#weightsAt = this.#bytes
-    const pages = Math.ceil((2 * this.#bytes) / PAGE_BYTES)
-    this.#exports = new WebAssembly.Instance(new WebAssembly.Module(encodeKernel(pages))).exports
-    const buffer = this.#exports.memory.buffer
-    new Float32Array(buffer, 0, this.#bytes / 4).fill(-Infinity)
+    const bytes = Math.ceil(vocabSize / STRIDE) * STRIDE_BYTES
+    const layout: Layout = { bytes, weights: bytes, keptTokens: 2 * bytes, kept: 3 * bytes }
+    this.#exports = new WebAssembly.Instance(new WebAssembly.Module(encodeKernel(layout))).exports
+    const { buffer } = this.#exports.memory
+    new Float32Array(buffer, 0, bytes / 4).fill(-Infinity)
     this.scores = new Float32Array(buffer, 0, vocabSize)
-    this.weights = new Float32Array(buffer, this.#weightsAt, vocabSize)
+    this.weights = new Float32Array(buffer, layout.weights, vocabSize)
+    this.keptTokens = new Int32Array(buffer, layout.keptTokens, vocabSize)
+    this.kept = new Float32Array(buffer, layout.kept, vocabSize)
   }
 
   /** The largest score; NaN when any score is NaN. */
   max(): number {
-    return this.#exports.max(this.#bytes)
+    return this.#exports.max()
   }
 
   /** The first place of `score`, which must be there. */
   indexOf(score: number): number {
-    const end = this.#exports.find(this.#bytes, score) / 4
+    const end = this.#exports.find(score) / 4
     let at = end - STRIDE
     while (this.scores[at] !== score && at < end) {
       at++
@@ -60,25 +61,46 @@ export class LogitsKernel {
 
   /** Σ exp(score − shift); `shift` is at least the largest score. Relative error < 1e-6. */
   sumExp(shift: number): number {
-    return this.#exports.sumExp(this.#bytes, shift)
+    return this.#exports.sumExp(shift)
   }
 
   /** Writes exp((score − shift) · scale), at least 2^-126, to `weights` and returns their sum. */
   weigh(shift: number, scale: number): number {
-    return this.#exports.weigh(this.#bytes, shift, scale * Math.LOG2E, this.#weightsAt)
+    return this.#exports.weigh(shift, scale * Math.LOG2E)
+  }
+
+  /** Lists the tokens whose weight is above `limit` (at least `NO_WEIGHT`), by rising id, and says how many they are. */
+  keepAbove(limit: number): number {
+    return this.#exports.keepAbove(limit) / 4
   }
 }
 
 interface KernelExports {
   memory: { buffer: ArrayBuffer }
-  max(bytes: number): number
-  find(bytes: number, score: number): number
-  sumExp(bytes: number, shift: number): number
-  weigh(bytes: number, shift: number, scale: number, weightsAt: number): number
+  max(): number
+  /** The byte behind the stride in which it is. */
+  find(score: number): number
+  sumExp(shift: number): number
+  weigh(shift: number, scale: number): number
+  /** The number of bytes written to each list. */
+  keepAbove(limit: number): number
 }
 
-function encodeKernel(pages: number): Uint8Array<ArrayBuffer> {
-  return wasm.encodeModule([maxFunction(), findFunction(), sumExpFunction(), weighFunction()], pages)
+/** Where each row starts; scores start at 0. All in bytes. */
+interface Layout {
+  bytes: number
+  weights: number
+  keptTokens: number
+  kept: number
+}
+
+function encodeKernel(layout: Layout): Uint8Array<ArrayBuffer> {
+  const functions = [maxFunction, findFunction, sumExpFunction, weighFunction, keepFunction]
+  const pages = Math.ceil((layout.kept + layout.bytes) / PAGE_BYTES)
+  return wasm.encodeModule(
+    functions.map((make) => make(layout)),
+    pages,
+  )
 }
 
 const nextStride = (at: number): Code => [
@@ -87,32 +109,34 @@ const nextStride = (at: number): Code => [
   ...wasm.i32Add,
   ...wasm.tee(at),
 ]
-const loadAt = (at: number, vector: number): Code => [...wasm.get(at), ...wasm.v128Load(vector * VECTOR_BYTES)]
+const loadAt = (at: number, vector: number, row = 0): Code => [
+  ...wasm.get(at),
+  ...wasm.v128Load(row + vector * VECTOR_BYTES),
+]
 
-function maxFunction(): WasmFunction {
-  const bytes = 0
-  const at = 1
-  const best = [2, 3, 4, 5]
+function maxFunction({ bytes }: Layout): WasmFunction {
+  const at = 0
+  const best = [1, 2, 3, 4]
   const first = best.flatMap((local) => [...wasm.f32x4Const(-Infinity), ...wasm.set(local)])
   const body = best.flatMap((local, i) => [...wasm.get(local), ...loadAt(at, i), ...wasm.f32x4Max, ...wasm.set(local)])
   const fold = [
-    ...[...wasm.get(2), ...wasm.get(3), ...wasm.f32x4Max],
-    ...[...wasm.get(4), ...wasm.get(5), ...wasm.f32x4Max],
-    ...[...wasm.f32x4Max, ...wasm.set(2)],
+    ...[...wasm.get(1), ...wasm.get(2), ...wasm.f32x4Max],
+    ...[...wasm.get(3), ...wasm.get(4), ...wasm.f32x4Max],
+    ...[...wasm.f32x4Max, ...wasm.set(1)],
   ]
-  const lane = (i: number): Code => [...wasm.get(2), ...wasm.f32x4Lane(i)]
+  const lane = (i: number): Code => [...wasm.get(1), ...wasm.f32x4Lane(i)]
   const lanes = [...lane(0), ...lane(1), ...wasm.f32Max, ...lane(2), ...lane(3), ...wasm.f32Max, ...wasm.f32Max]
   return {
     name: 'max',
-    parameters: ['i32'],
+    parameters: [],
     result: 'f32',
     locals: ['i32', ...vectors(4)],
     body: [...first, ...strideLoop(at, bytes, body), ...fold, ...lanes],
   }
 }
 
-function sumExpFunction(): WasmFunction {
-  const locals = { bytes: 0, shift: 1, at: 2, t: 3, u: 4, four: 5, low: 6, high: 7, shift4: 8 }
+function sumExpFunction({ bytes }: Layout): WasmFunction {
+  const locals = { shift: 0, at: 1, t: 2, u: 3, four: 4, low: 5, high: 6, shift4: 7 }
   const term = (i: number): Code => [
     ...[...loadAt(locals.at, i), ...wasm.get(locals.shift4), ...wasm.f32x4Sub],
     ...[...wasm.f32x4Const(Math.LOG2E), ...wasm.f32x4Mul],
@@ -120,80 +144,95 @@ function sumExpFunction(): WasmFunction {
   ]
   return {
     name: 'sumExp',
-    parameters: ['i32', 'f32'],
+    parameters: ['f32'],
     result: 'f64',
     locals: ['i32', ...vectors(6)],
     body: [
       ...[...wasm.get(locals.shift), ...wasm.f32x4Splat, ...wasm.set(locals.shift4)],
-      ...strideLoop(locals.at, locals.bytes, [...sumOfFour(term), ...addToDoubles(locals)]),
+      ...strideLoop(locals.at, bytes, [...sumOfFour(term), ...addToDoubles(locals)]),
       ...sumOfDoubles(locals),
     ],
   }
 }
 
-function weighFunction(): WasmFunction {
-  const locals = {
-    bytes: 0,
-    shift: 1,
-    scale: 2,
-    to: 3,
-    at: 4,
-    t: 5,
-    u: 6,
-    four: 7,
-    low: 8,
-    high: 9,
-    shift4: 10,
-    scale4: 11,
-  }
+function weighFunction({ bytes, weights }: Layout): WasmFunction {
+  const locals = { shift: 0, scale: 1, at: 2, t: 3, u: 4, four: 5, low: 6, high: 7, shift4: 8, scale4: 9 }
   const term = (i: number): Code => [
-    ...wasm.get(locals.to),
-    ...[
-      ...loadAt(locals.at, i),
-      ...wasm.get(locals.shift4),
-      ...wasm.f32x4Sub,
-      ...wasm.get(locals.scale4),
-      ...wasm.f32x4Mul,
-    ],
+    ...wasm.get(locals.at),
+    ...[...loadAt(locals.at, i), ...wasm.get(locals.shift4), ...wasm.f32x4Sub],
+    ...[...wasm.get(locals.scale4), ...wasm.f32x4Mul],
     ...exp2OfTop(locals.t, locals.u),
-    ...[...wasm.tee(locals.t), ...wasm.v128Store(i * VECTOR_BYTES), ...wasm.get(locals.t)],
+    ...[...wasm.tee(locals.t), ...wasm.v128Store(weights + i * VECTOR_BYTES), ...wasm.get(locals.t)],
   ]
-  const nextTarget = [...wasm.get(locals.to), ...wasm.i32Const(STRIDE_BYTES), ...wasm.i32Add, ...wasm.set(locals.to)]
   return {
     name: 'weigh',
-    parameters: ['i32', 'f32', 'f32', 'i32'],
+    parameters: ['f32', 'f32'],
     result: 'f64',
     locals: ['i32', ...vectors(7)],
     body: [
       ...[...wasm.get(locals.shift), ...wasm.f32x4Splat, ...wasm.set(locals.shift4)],
       ...[...wasm.get(locals.scale), ...wasm.f32x4Splat, ...wasm.set(locals.scale4)],
-      ...strideLoop(locals.at, locals.bytes, [...sumOfFour(term), ...addToDoubles(locals), ...nextTarget]),
+      ...strideLoop(locals.at, bytes, [...sumOfFour(term), ...addToDoubles(locals)]),
       ...sumOfDoubles(locals),
     ],
   }
 }
 
-/** Returns the byte behind the first stride that holds `value`. */
-function findFunction(): WasmFunction {
-  const locals = { bytes: 0, value: 1, at: 2, value4: 3, hits: 4 }
+function findFunction({ bytes }: Layout): WasmFunction {
+  const locals = { value: 0, at: 1, value4: 2, hits: 3 }
   const equals = (i: number): Code => [...loadAt(locals.at, i), ...wasm.get(locals.value4), ...wasm.f32x4Equal]
-  const hits = [...equals(0), ...equals(1), ...wasm.v128Or, ...equals(2), ...equals(3), ...wasm.v128Or, ...wasm.v128Or]
-  const inRange = [...nextStride(locals.at), ...wasm.get(locals.bytes), ...wasm.i32LessUnsigned]
+  const inRange = [...nextStride(locals.at), ...wasm.i32Const(bytes), ...wasm.i32LessUnsigned]
   const noHit = [...wasm.get(locals.hits), ...wasm.v128AnyTrue, ...wasm.i32IsZero]
   return {
     name: 'find',
-    parameters: ['i32', 'f32'],
+    parameters: ['f32'],
     result: 'i32',
     locals: ['i32', ...vectors(2)],
     body: [
       ...[...wasm.get(locals.value), ...wasm.f32x4Splat, ...wasm.set(locals.value4)],
-      ...wasm.doWhile([...hits, ...wasm.set(locals.hits)], [...inRange, ...noHit, ...wasm.i32And]),
+      ...wasm.doWhile([...orOfFour(equals), ...wasm.set(locals.hits)], [...inRange, ...noHit, ...wasm.i32And]),
       ...wasm.get(locals.at),
     ],
   }
 }
 
+function keepFunction({ bytes, weights, keptTokens, kept }: Layout): WasmFunction {
+  const locals = { limit: 0, at: 1, end: 2, weight: 3, limit4: 4 }
+  const above = (i: number): Code => [
+    ...loadAt(locals.at, i, weights),
+    ...wasm.get(locals.limit4),
+    ...wasm.f32x4Greater,
+  ]
+  // Writes each of the stride's items at the end of the lists, and moves the end behind those that stay.
+  const keepOne = (i: number): Code => [
+    ...[...wasm.get(locals.end), ...wasm.get(locals.at), ...wasm.i32Const(2), ...wasm.i32ShiftRight],
+    ...[...wasm.i32Const(i), ...wasm.i32Add, ...wasm.i32Store(keptTokens)],
+    ...[...wasm.get(locals.end), ...wasm.get(locals.at), ...wasm.f32Load(weights + 4 * i)],
+    ...[...wasm.tee(locals.weight), ...wasm.f32Store(kept)],
+    ...[...wasm.get(locals.end), ...wasm.get(locals.weight), ...wasm.get(locals.limit), ...wasm.f32Greater],
+    ...[...wasm.i32Const(2), ...wasm.i32ShiftLeft, ...wasm.i32Add, ...wasm.set(locals.end)],
+  ]
+  const keepStride = Array.from({ length: STRIDE }, (_, i) => keepOne(i)).flat()
+  return {
+    name: 'keepAbove',
+    parameters: ['f32'],
+    result: 'i32',
+    locals: ['i32', 'i32', 'f32', ...vectors(1)],
+    body: [
+      ...[...wasm.get(locals.limit), ...wasm.f32x4Splat, ...wasm.set(locals.limit4)],
+      ...strideLoop(locals.at, bytes, wasm.when([...orOfFour(above), ...wasm.v128AnyTrue], keepStride)),
+      ...wasm.get(locals.end),
+    ],
+  }
+}
+
 const vectors = (count: number): ValueType[] => new Array<ValueType>(count).fill('v128')
+
+const orOfFour = (term: (i: number) => Code): Code => [
+  ...[...term(0), ...term(1), ...wasm.v128Or],
+  ...[...term(2), ...term(3), ...wasm.v128Or],
+  ...wasm.v128Or,
+]
 
 const sumOfFour = (term: (i: number) => Code): Code => [
   ...[...term(0), ...term(1), ...wasm.f32x4Add],
@@ -202,7 +241,7 @@ const sumOfFour = (term: (i: number) => Code): Code => [
 ]
 
 function strideLoop(at: number, bytes: number, body: Code): Code {
-  return wasm.doWhile(body, [...nextStride(at), ...wasm.get(bytes), ...wasm.i32LessUnsigned])
+  return wasm.doWhile(body, [...nextStride(at), ...wasm.i32Const(bytes), ...wasm.i32LessUnsigned])
 }
 
 /** The four floats on the stack are added up in double precision: vocabularies are too long for single. */

@@ -34,7 +34,7 @@ export class Sampler {
 
   constructor(vocabSize: number) {
     this.#kernel = new LogitsKernel(vocabSize)
-    this.#survivors = new Survivors(vocabSize)
+    this.#survivors = new Survivors(this.#kernel)
   }
 
   /** `logits` has `vocabSize` elements and is not changed. */
@@ -79,7 +79,7 @@ export class Sampler {
       return firstBeyond(kernel.weights, kernel.weights.length, random * total)
     }
     const survivors = this.#survivors
-    survivors.select(kernel.scores, kernel.weights, total, params)
+    survivors.select(total, params)
     const at = firstBeyond(survivors.weights, survivors.count, random * survivors.sum())
     return survivors.tokens[at] as number
   }

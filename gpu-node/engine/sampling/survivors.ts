@@ -4,39 +4,46 @@
  */
 
 import type { SamplingParams } from '../engine-types.ts'
-import { NO_WEIGHT } from './logits-kernel.ts'
+import { type LogitsKernel, NO_WEIGHT } from './logits-kernel.ts'
 import { massPrefix } from './mass-prefix.ts'
 
-/** Token ids, rising, and their weights (probabilities up to a common factor; the largest is 1). */
+/** Token ids, rising, and their weights (probabilities up to a common factor; the best token's is 1). */
 export class Survivors {
   readonly tokens: Int32Array
   readonly weights: Float32Array
   count = 0
+  readonly #kernel: LogitsKernel
   readonly #keys: Float32Array
   readonly #ones: Float32Array
 
-  constructor(vocabSize: number) {
-    this.tokens = new Int32Array(vocabSize)
-    this.weights = new Float32Array(vocabSize)
-    this.#keys = new Float32Array(vocabSize)
-    this.#ones = new Float32Array(vocabSize).fill(1)
+  constructor(kernel: LogitsKernel) {
+    this.#kernel = kernel
+    this.tokens = kernel.keptTokens
+    this.weights = kernel.kept
+    this.#keys = new Float32Array(kernel.scores.length)
+    this.#ones = new Float32Array(kernel.scores.length).fill(1)
   }
 
-  /** Starts anew with the tokens that the filters of `params` leave; `total` is the sum of `weights`. */
-  select(scores: Float32Array, weights: Float32Array, total: number, params: SamplingParams): void {
-    this.#gather(weights, Math.max(NO_WEIGHT, smallestUseful(weights.length, total, params)))
-    if (params.topK !== undefined && params.topK < this.count) {
-      this.#keepTopK(scores, params.topK)
+  /** Starts anew with what the kernel has weighed; `total` is the sum of the weights. */
+  select(total: number, params: SamplingParams): void {
+    const { topK, topP = 1, minP = 0, typicalP = 1 } = params
+    if (topK !== undefined) {
+      this.#gatherUntil(() => this.count >= topK)
+      this.#keepTopK(topK)
+      if (topP < 1) {
+        this.#keepTopP(topP * this.sum())
+      }
+    } else if (topP < 1) {
+      this.#gatherUntil(() => this.sum() >= topP * total)
+      this.#keepTopP(topP * total)
+    } else {
+      this.count = this.#kernel.keepAbove(Math.max(NO_WEIGHT, minP / 2))
     }
-    if (params.topP !== undefined && params.topP < 1) {
-      this.#keepTopP(scores, params.topK === undefined ? total : this.sum(), params.topP)
+    if (minP > 0) {
+      this.#keepAtLeast(minP)
     }
-    if (params.minP !== undefined && params.minP > 0) {
-      const least = params.minP
-      this.#keep((i) => (this.weights[i] as number) >= least)
-    }
-    if (params.typicalP !== undefined && params.typicalP < 1) {
-      this.#keepTypical(params.typicalP)
+    if (typicalP < 1) {
+      this.#keepTypical(typicalP)
     }
   }
 
@@ -48,34 +55,37 @@ export class Survivors {
     return sum
   }
 
-  #gather(weights: Float32Array, least: number): void {
-    let count = 0
-    for (let token = 0; token < weights.length; token++) {
-      const weight = weights[token] as number
-      if (weight > least) {
-        this.tokens[count] = token
-        this.weights[count] = weight
-        count++
+  /** Gathers the likeliest tokens until they are enough; mostly a few suffice, and gathering few is fast. */
+  #gatherUntil(isEnough: () => boolean): void {
+    for (const limit of GATHER_LIMITS) {
+      this.count = this.#kernel.keepAbove(limit)
+      if (isEnough()) {
+        return
       }
     }
-    this.count = count
   }
 
   /** Ties with the k-th stay, as in transformers. */
-  #keepTopK(scores: Float32Array, k: number): void {
-    this.#setKeysFromScores(scores)
-    const { key } = massPrefix(this.#keys, this.#ones, this.count, k)
-    this.#keep((i) => (this.#keys[i] as number) <= key)
+  #keepTopK(k: number): void {
+    if (k < this.count) {
+      this.#setKeysFromScores()
+      this.#keepUpTo(massPrefix(this.#keys, this.#ones, this.count, k).key, this.count)
+    }
   }
 
-  /** The fewest of the likeliest tokens that reach `p`; of equal ones, those with the lower ids. */
-  #keepTopP(scores: Float32Array, total: number, p: number): void {
-    this.#setKeysFromScores(scores)
-    const { key, lastIndex } = massPrefix(this.#keys, this.weights, this.count, p * total)
-    this.#keep((i) => {
-      const itsKey = this.#keys[i] as number
-      return itsKey < key || (itsKey === key && i <= lastIndex)
-    })
+  /** The fewest of the likeliest tokens that reach `mass`; of equal ones, those with the lower ids. */
+  #keepTopP(mass: number): void {
+    this.#setKeysFromScores()
+    const { key, lastIndex } = massPrefix(this.#keys, this.weights, this.count, mass)
+    this.#keepUpTo(key, lastIndex)
+  }
+
+  #keepAtLeast(weight: number): void {
+    let kept = 0
+    for (let i = 0; i < this.count; i++) {
+      kept = (this.weights[i] as number) >= weight ? this.#keep(i, kept) : kept
+    }
+    this.count = kept
   }
 
   /** Locally typical sampling (Meister et al. 2022): tokens whose surprise is nearest to the entropy, until `mass`. */
@@ -84,50 +94,46 @@ export class Survivors {
     let entropy = 0
     for (let i = 0; i < this.count; i++) {
       const p = (this.weights[i] as number) / total
-      entropy -= p > 0 ? p * Math.log(p) : 0
+      const surprise = -Math.log(p)
+      entropy += p * surprise
+      this.#keys[i] = surprise
     }
     for (let i = 0; i < this.count; i++) {
-      this.#keys[i] = Math.abs(Math.log((this.weights[i] as number) / total) + entropy)
+      this.#keys[i] = Math.abs((this.#keys[i] as number) - entropy)
     }
-    const { key } = massPrefix(this.#keys, this.weights, this.count, mass * total)
-    this.#keep((i) => (this.#keys[i] as number) <= key)
+    this.#keepUpTo(massPrefix(this.#keys, this.weights, this.count, mass * total).key, this.count)
   }
 
-  /** Distance below the best score; rising keys are falling probabilities. */
-  #setKeysFromScores(scores: Float32Array): void {
+  /** Distance below the best score; rising keys are falling probabilities, and equal scores are equal keys. */
+  #setKeysFromScores(): void {
+    const { scores } = this.#kernel
     let best = -Infinity
     for (let i = 0; i < this.count; i++) {
-      best = Math.max(best, scores[this.tokens[i] as number] as number)
+      const score = scores[this.tokens[i] as number] as number
+      this.#keys[i] = score
+      best = score > best ? score : best
     }
     for (let i = 0; i < this.count; i++) {
-      this.#keys[i] = best - (scores[this.tokens[i] as number] as number)
+      this.#keys[i] = best - (this.#keys[i] as number)
     }
   }
 
-  #keep(stays: (i: number) => boolean): void {
+  /** Keeps smaller keys, and of equal ones those up to `lastIndex`. */
+  #keepUpTo(key: number, lastIndex: number): void {
     let kept = 0
     for (let i = 0; i < this.count; i++) {
-      if (stays(i)) {
-        this.tokens[kept] = this.tokens[i] as number
-        this.weights[kept] = this.weights[i] as number
-        this.#keys[kept] = this.#keys[i] as number
-        kept++
-      }
+      const itsKey = this.#keys[i] as number
+      kept = itsKey < key || (itsKey === key && i <= lastIndex) ? this.#keep(i, kept) : kept
     }
     this.count = kept
   }
+
+  #keep(from: number, to: number): number {
+    this.tokens[to] = this.tokens[from] as number
+    this.weights[to] = this.weights[from] as number
+    return to + 1
+  }
 }
 
-/**
- * A weight so small that top_p or min_p drops its tokens in any case, so that they need not be gathered: with top_p, all
- * such tokens together hold less than 1 − p. Half of the exact bound, for rounding's sake. 0 (no bound) elsewhere.
- */
-function smallestUseful(vocabSize: number, total: number, params: SamplingParams): number {
-  if (params.topK !== undefined) {
-    return 0
-  }
-  if (params.topP !== undefined && params.topP < 1) {
-    return (0.5 * (1 - params.topP) * total) / vocabSize
-  }
-  return params.minP !== undefined && params.minP > 0 ? params.minP / 2 : 0
-}
+/** Falling weights below which tokens are left out at first; the last leaves out only impossible ones. */
+const GATHER_LIMITS = [2 ** -5, 2 ** -8, 2 ** -11, 2 ** -14, 2 ** -18, 2 ** -24, 2 ** -40, NO_WEIGHT]

@@ -18,7 +18,9 @@ export interface WasmFunction {
 }
 
 const BLOCK_WITHOUT_RESULT = 0x40
+/** Logarithms of the alignments in bytes. */
 const V128_ALIGNMENT = 4
+const SCALAR_ALIGNMENT = 2
 
 export const get = (local: number): Code => [0x20, local]
 export const set = (local: number): Code => [0x21, local]
@@ -29,6 +31,12 @@ export const i32LessUnsigned: Code = [0x49]
 /** On an i32: 1 when it is 0. */
 export const i32IsZero: Code = [0x45]
 export const i32And: Code = [0x71]
+export const i32ShiftLeft: Code = [0x74]
+export const i32ShiftRight: Code = [0x76]
+export const i32Store = (offset: number): Code => [0x36, SCALAR_ALIGNMENT, ...unsignedLeb(offset)]
+export const f32Load = (offset: number): Code => [0x2a, SCALAR_ALIGNMENT, ...unsignedLeb(offset)]
+export const f32Store = (offset: number): Code => [0x38, SCALAR_ALIGNMENT, ...unsignedLeb(offset)]
+export const f32Greater: Code = [0x5e]
 export const f64Add: Code = [0xa0]
 export const v128Load = (offset = 0): Code => simd(0x00, [V128_ALIGNMENT, ...unsignedLeb(offset)])
 export const v128Store = (offset = 0): Code => simd(0x0b, [V128_ALIGNMENT, ...unsignedLeb(offset)])
@@ -41,6 +49,7 @@ export const f32x4Mul: Code = simd(0xe6)
 /** NaN in either operand gives NaN. */
 export const f32x4Max: Code = simd(0xe9)
 export const f32x4Equal: Code = simd(0x41)
+export const f32x4Greater: Code = simd(0x44)
 export const f64x2Add: Code = simd(0xf0)
 export const f64x2PromoteLow: Code = simd(0x5f)
 export const v128Or: Code = simd(0x50)
@@ -59,6 +68,9 @@ export const highHalf = (vector: Code): Code => [
   ...vector,
   ...simd(0x0d, [8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]),
 ]
+
+/** `if (condition) { body }`. */
+export const when = (condition: Code, body: Code): Code => [...condition, 0x04, BLOCK_WITHOUT_RESULT, ...body, 0x0b]
 
 /** `do { body } while (condition)`. */
 export const doWhile = (body: Code, condition: Code): Code => [

@@ -3,6 +3,7 @@
 import { RingletError } from '../../shared/errors.ts'
 import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
+import type { RunOptions } from './run-options.ts'
 import type { OrtSession } from './session.ts'
 import type { OrtTensor } from './tensor.ts'
 
@@ -35,11 +36,13 @@ export class OrtBinding {
   }
 
   /** Blocks its thread until the outputs are written. */
-  run(): void {
+  run(options?: RunOptions): void {
     if (this.#binding === 0n) {
       throw new RingletError('internal', 'a disposed binding is run')
     }
-    this.#environment.check(this.#environment.functions.RunWithBinding(this.#session.handle, 0n, this.#binding))
+    this.#environment.check(
+      this.#environment.functions.RunWithBinding(this.#session.handle, options?.handle ?? 0n, this.#binding),
+    )
   }
 
   dispose(): void {

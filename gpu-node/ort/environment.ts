@@ -62,6 +62,11 @@ export class OrtEnvironment {
     throw new RingletError('engine_failed', `ONNX Runtime error ${code}: ${message}`)
   }
 
+  /** Memory info of another device; the caller releases it. */
+  memoryInfo(name: 'Cuda' | 'CudaPinned', deviceId: number): OrtHandle {
+    return this.create((out) => this.functions.CreateMemoryInfo(name, 0, deviceId, 0, out))
+  }
+
   dispose(): void {
     if (this.#env !== 0n) {
       this.functions.ReleaseMemoryInfo(this.#cpu)

@@ -59,6 +59,17 @@ export interface OrtFunctions {
     out: Out,
   ): Status
   ReleaseValue(value: OrtHandle): void
+  CreateAllocator(session: OrtHandle, info: OrtHandle, out: Out): Status
+  ReleaseAllocator(allocator: OrtHandle): void
+  AllocatorAlloc(allocator: OrtHandle, bytes: number, out: Out): Status
+  AllocatorFree(allocator: OrtHandle, address: bigint): Status
+  CreateRunOptions(out: Out): Status
+  AddRunConfigEntry(options: OrtHandle, key: string, value: string): Status
+  ReleaseRunOptions(options: OrtHandle): void
+  CreateCUDAProviderOptions(out: Out): Status
+  UpdateCUDAProviderOptions(options: OrtHandle, keys: BigUint64Array, values: BigUint64Array, count: number): Status
+  SessionOptionsAppendExecutionProvider_CUDA_V2(options: OrtHandle, cuda: OrtHandle): Status
+  ReleaseCUDAProviderOptions(options: OrtHandle): void
   CreateIoBinding(session: OrtHandle, out: Out): Status
   BindInput(binding: OrtHandle, name: string, value: OrtHandle): Status
   BindOutput(binding: OrtHandle, name: string, value: OrtHandle): Status
@@ -81,14 +92,18 @@ const TABLE: Record<
   EnableProfiling: [14, 'status', 'hs'],
   SetSessionGraphOptimizationLevel: [23, 'status', 'hi'],
   AddCustomOpDomain: [28, 'status', 'hh'],
+  CreateRunOptions: [39, 'status', 'o'],
   CreateTensorWithDataAsOrtValue: [49, 'status', 'hpzpzio'],
   CreateMemoryInfo: [68, 'status', 'siiio'],
+  AllocatorAlloc: [75, 'status', 'hzo'],
+  AllocatorFree: [76, 'status', 'hh'],
   GetAllocatorWithDefaultOptions: [78, 'status', 'o'],
   ReleaseEnv: [92, 'void', 'h'],
   ReleaseStatus: [93, 'void', 'h'],
   ReleaseMemoryInfo: [94, 'void', 'h'],
   ReleaseSession: [95, 'void', 'h'],
   ReleaseValue: [96, 'void', 'h'],
+  ReleaseRunOptions: [97, 'void', 'h'],
   ReleaseSessionOptions: [100, 'void', 'h'],
   SessionEndProfiling: [110, 'status', 'hho'],
   CreateEnvWithGlobalThreadPools: [119, 'status', 'isho'],
@@ -96,6 +111,8 @@ const TABLE: Record<
   CreateThreadingOptions: [121, 'status', 'o'],
   ReleaseThreadingOptions: [122, 'void', 'h'],
   AddSessionConfigEntry: [130, 'status', 'hss'],
+  CreateAllocator: [131, 'status', 'hho'],
+  ReleaseAllocator: [132, 'void', 'h'],
   RunWithBinding: [133, 'status', 'hhh'],
   CreateIoBinding: [134, 'status', 'ho'],
   ReleaseIoBinding: [135, 'void', 'h'],
@@ -107,9 +124,14 @@ const TABLE: Record<
   SetGlobalInterOpNumThreads: [148, 'status', 'hi'],
   SetGlobalSpinControl: [149, 'status', 'hi'],
   AddInitializer: [150, 'status', 'hsh'],
+  AddRunConfigEntry: [165, 'status', 'hss'],
   CreatePrepackedWeightsContainer: [166, 'status', 'o'],
   ReleasePrepackedWeightsContainer: [167, 'void', 'h'],
   CreateSessionFromArrayWithPrepackedWeightsContainer: [169, 'status', 'hpzhho'],
+  SessionOptionsAppendExecutionProvider_CUDA_V2: [204, 'status', 'hh'],
+  CreateCUDAProviderOptions: [205, 'status', 'o'],
+  UpdateCUDAProviderOptions: [206, 'status', 'hppz'],
+  ReleaseCUDAProviderOptions: [208, 'void', 'h'],
 }
 
 const ARGUMENTS: Record<string, string> = { h: 'void *', o: 'void *', p: 'void *', s: 'str', i: 'int', z: 'size_t' }

@@ -1,6 +1,7 @@
 /** A session made from model bytes over shared initializers, and its bindings. */
 
 import { RingletError } from '../../shared/errors.ts'
+import { appendCuda, type CudaOptions } from './cuda-provider.ts'
 import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
 import { externalDataFolder } from './library.ts'
@@ -21,6 +22,8 @@ export interface SessionOptions {
   config?: Readonly<Record<string, string>>
   /** Operators beside ONNX Runtime's own: the LoRA kernel's domain (lora-kernel/lora-op.ts). */
   customOps?: readonly OrtHandle[]
+  /** Runs on a GPU; absent: on the processor. */
+  cuda?: CudaOptions
   /** Writes a profile of each run to `<prefix>_<time>.json` when the session is disposed. */
   profilePrefix?: string
 }
@@ -111,6 +114,9 @@ function fillSessionOptions(environment: OrtEnvironment, native: OrtHandle, opti
   }
   for (const domain of options.customOps ?? []) {
     environment.check(functions.AddCustomOpDomain(native, domain))
+  }
+  if (options.cuda !== undefined) {
+    appendCuda(environment, native, options.cuda)
   }
   if (options.profilePrefix !== undefined) {
     environment.check(functions.EnableProfiling(native, options.profilePrefix))

@@ -17,6 +17,7 @@ import {
   writeOutputAddress,
   writeParallelFor,
 } from '../machine-code/custom-op.ts'
+import { acrossLanes } from '../machine-code/vector-math.ts'
 import { CODE_BYTES, GROUP_INPUTS, TILE_BLOCK_BYTES, TILE_OUTPUTS } from './linear-layout.ts'
 
 /**
@@ -172,23 +173,6 @@ function writeQuantise(code: Avx512Assembler, inputs: number): void {
   code.jumpIfNotZero('quantise block')
   code.zeroUpper()
   code.ret()
-}
-
-/** Combines all sixteen lanes of a vector into each of them. */
-function acrossLanes(
-  code: Avx512Assembler,
-  vector: number,
-  temporary: number,
-  combine: (to: number, a: number, b: number) => void,
-): void {
-  for (const order of [0x4e, 0xb1]) {
-    code.shuffleLanes(temporary, vector, vector, order)
-    combine(vector, vector, temporary)
-  }
-  for (const order of [0x4e, 0xb1]) {
-    code.permuteInLane(temporary, vector, order)
-    combine(vector, vector, temporary)
-  }
 }
 
 /** `tile(argument, index)`: sixteen outputs of all tokens. r8: the tile's weights; r9: outputs; rdi: codes; rcx: tokens left. */

@@ -82,6 +82,10 @@ export class Assembler {
     }
   }
 
+  float(value: number): void {
+    this.int32(new Int32Array(Float32Array.of(value).buffer)[0]!)
+  }
+
   /** Bytes that are filled in later. */
   space(bytes: number): void {
     this.emit(...new Uint8Array(bytes))
@@ -158,6 +162,22 @@ export class Assembler {
     this.int32(value)
   }
 
+  subtract(from: number, what: number): void {
+    this.#integer([0x29], what, from)
+  }
+
+  /** rax = rax / by, rdx = the remainder; unsigned. */
+  divide(by: number): void {
+    this.smallConstant(REG.rdx, 0)
+    this.#integer([0xf7], 6, by)
+  }
+
+  /** The mask is sign-extended from 32 bits. */
+  andConstant(to: number, mask: number): void {
+    this.#integer([0x81], 4, to)
+    this.int32(mask)
+  }
+
   multiply(to: number, by: number): void {
     this.#integer([0x0f, 0xaf], to, by)
   }
@@ -181,6 +201,30 @@ export class Assembler {
   compareConstant(register: number, value: number): void {
     this.#integer([0x81], 7, register)
     this.int32(value)
+  }
+
+  /** For the jumps below: of a to b, unsigned. */
+  compare(a: number, b: number): void {
+    this.#integer([0x39], b, a)
+  }
+
+  /** 32 bits, zero-extended. */
+  loadHalf(to: number, from: Memory): void {
+    this.#integer([0x8b], to, from, false)
+  }
+
+  storeHalf(to: Memory, from: number): void {
+    this.#integer([0x89], from, to, false)
+  }
+
+  /** 16 bits, zero-extended. */
+  loadQuarter(to: number, from: Memory): void {
+    this.#integer([0x0f, 0xb7], to, from, false)
+  }
+
+  storeQuarter(to: Memory, from: number): void {
+    this.emit(0x66)
+    this.#integer([0x89], from, to, false)
   }
 
   call(pointer: Memory): void {
@@ -211,6 +255,11 @@ export class Assembler {
   /** After a comparison of unsigned numbers. */
   jumpIfBelow(label: string): void {
     this.emit(0x0f, 0x82)
+    this.#reference(label)
+  }
+
+  jumpIfNotBelow(label: string): void {
+    this.emit(0x0f, 0x83)
     this.#reference(label)
   }
 
@@ -281,10 +330,10 @@ export class Assembler {
     this.int32(0)
   }
 
-  /** REX.W prefix, opcode, operands. */
-  #integer(opcode: readonly number[], register: number, operand: number | Memory): void {
+  /** REX prefix, opcode, operands; `wide`: of 64 bits. */
+  #integer(opcode: readonly number[], register: number, operand: number | Memory, wide = true): void {
     const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
-    this.emit(0x48 | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
+    this.emit((wide ? 0x48 : 0x40) | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
     this.operands(register, operand)
   }
 

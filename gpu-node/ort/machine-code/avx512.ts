@@ -16,6 +16,14 @@ const EVEX = {
   multiply: { map: 1, prefix: 0, opcode: 0x59 },
   divide: { map: 1, prefix: 0, opcode: 0x5e },
   maximum: { map: 1, prefix: 0, opcode: 0x5f },
+  add: { map: 1, prefix: 0, opcode: 0x58 },
+  subtract: { map: 1, prefix: 0, opcode: 0x5c },
+  halvesToFloats: { map: 2, prefix: 1, opcode: 0x13 },
+  scaleByPower: { map: 2, prefix: 1, opcode: 0x2c },
+  multiplyThenAdd: { map: 2, prefix: 1, opcode: 0xa8 },
+  fusedMultiplySubtract: { map: 2, prefix: 1, opcode: 0xbc },
+  roundTo: { map: 3, prefix: 1, opcode: 0x08 },
+  floatsToHalves: { map: 3, prefix: 1, opcode: 0x1d },
   intToFloat: { map: 1, prefix: 0, opcode: 0x5b },
   floatToInt: { map: 1, prefix: 1, opcode: 0x5b },
   xor: { map: 1, prefix: 1, opcode: 0xef },
@@ -99,6 +107,56 @@ export class Avx512Assembler extends Assembler {
   /** Sixteen int32 as signed bytes, saturated. */
   narrowToBytes(to: Memory, from: number): void {
     this.#wide(EVEX.narrowToBytes, from, 0, to)
+  }
+
+  addWide(to: number, a: number, b: Operand): void {
+    this.#wide(EVEX.add, to, a, b)
+  }
+
+  subtractWide(to: number, a: number, b: Operand): void {
+    this.#wide(EVEX.subtract, to, a, b)
+  }
+
+  /** Sixteen float16. */
+  loadHalves(to: number, from: Memory): void {
+    this.#wide(EVEX.halvesToFloats, to, 0, from)
+  }
+
+  /** As float16, to the nearest. */
+  storeHalves(to: Memory, from: number): void {
+    this.#wide(EVEX.floatsToHalves, from, 0, to)
+    this.emit(0)
+  }
+
+  /** To the nearest whole number, as float. */
+  roundWide(to: number, from: number): void {
+    this.#wide(EVEX.roundTo, to, 0, from)
+    this.emit(0)
+  }
+
+  /** `a · 2^⌊b⌋`. */
+  scaleByPower(to: number, a: number, b: number): void {
+    this.#wide(EVEX.scaleByPower, to, a, b)
+  }
+
+  /** `sum += a·b`. */
+  multiplyAddWide(sum: number, a: number, b: Operand): void {
+    this.#wide(EVEX.fusedMultiplyAdd, sum, a, b)
+  }
+
+  /** `sum -= a·b`. */
+  multiplySubtractWide(sum: number, a: number, b: Operand): void {
+    this.#wide(EVEX.fusedMultiplySubtract, sum, a, b)
+  }
+
+  /** `value = value·factor + b`. */
+  multiplyThenAdd(value: number, factor: number, b: Operand): void {
+    this.#wide(EVEX.multiplyThenAdd, value, factor, b)
+  }
+
+  /** `value = value·factor + (the one float at b)`. */
+  multiplyThenAddBroadcast(value: number, factor: number, b: Memory): void {
+    this.#wide(EVEX.multiplyThenAdd, value, factor, b, true)
   }
 
   /** `sum += a · (the one float at b)`. */

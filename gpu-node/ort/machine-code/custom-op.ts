@@ -12,7 +12,7 @@ import { type Assembler, at, REG } from './assembler.ts'
 export const OP_DOMAIN = 'ringlet'
 
 /** ONNXTensorElementDataType. */
-export const OP_TYPES = { float: 1, uint8: 2, int64: 7 } as const
+export const OP_TYPES = { float: 1, uint8: 2, int64: 7, float16: 10 } as const
 export type OpType = keyof typeof OP_TYPES
 
 export interface OpDescription {

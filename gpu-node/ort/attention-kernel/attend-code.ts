@@ -1,0 +1,391 @@
+/**
+ * The attention kernel's main function: one token, one key head and the query heads that share it. Scores of up to 256 positions
+ * at a time, softmax by running maximum and sum (Milakov and Gimelshein, arXiv:1805.02867), then the values.
+ */
+
+import { at, REG } from '../machine-code/assembler.ts'
+import type { Avx512Assembler } from '../machine-code/avx512.ts'
+import { acrossLanes, ONE_IN_TABLE, writeExponential } from '../machine-code/vector-math.ts'
+import {
+  type AttentionShape,
+  attentionFrame,
+  BLOCK_POSITIONS,
+  KV_BYTES,
+  LANES,
+  SCORE_POSITIONS,
+  SHAPE_WORDS,
+  TOKEN_HEADER_WORDS,
+  TOKEN_WORDS,
+} from './attention-layout.ts'
+import { ARGUMENT, writeRotation } from './attention-parts.ts'
+
+export const EXPONENTIAL_TABLE = 'exponential'
+export const MASK_TABLE = 'masks'
+
+const VECTOR_BYTES = LANES * 4
+const SCORE_BYTES = SCORE_POSITIONS * 4
+
+/** Held through the function: cache rows of this head, positions seen and the first of them, the block's start, tables, output. */
+const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
+const HELD = { keys: r8, values: r9, length: r10, start: r11, block: r12, table: r13, out: r14, shape: r15 } as const
+
+export function writeAttend(code: Avx512Assembler, shape: AttentionShape): void {
+  const saved = [rbp, rbx, r12, r13, r14, r15]
+  const frame = attentionFrame(shape)
+  code.align(16)
+  code.label('attend')
+  for (const register of saved) {
+    code.push(register)
+  }
+  code.move(rbp, rsp)
+  code.subtractConstant(rsp, frame.bytes)
+  code.andConstant(rsp, -VECTOR_BYTES)
+  writeEntry(code, shape)
+  code.label('attend block')
+  // rbx: positions left, at most 256 of which are taken; rdi: their blocks of sixteen
+  code.move(rbx, HELD.length)
+  code.subtract(rbx, HELD.block)
+  code.smallConstant(rdi, SCORE_POSITIONS)
+  code.compare(rbx, rdi)
+  code.jumpIfBelow('attend rest')
+  code.move(rbx, rdi)
+  code.label('attend rest')
+  code.move(rdi, rbx)
+  code.addConstant(rdi, BLOCK_POSITIONS - 1)
+  code.shiftRight(rdi, Math.log2(BLOCK_POSITIONS))
+  for (const [index, heads] of headChunks(shape).entries()) {
+    writeScores(code, shape, heads, index)
+  }
+  writeSoftcap(code, shape)
+  writeMasks(code, shape)
+  for (let head = 0; head < shape.group; head++) {
+    writeSoftmax(code, shape, head)
+  }
+  for (const [index, heads] of headChunks(shape).entries()) {
+    writeValues(code, shape, heads, index)
+  }
+  code.addConstant(HELD.block, SCORE_POSITIONS)
+  code.compare(HELD.block, HELD.length)
+  code.jumpIfBelow('attend block')
+  writeOutput(code, shape)
+  code.zeroUpper()
+  code.move(rsp, rbp)
+  for (const register of saved.toReversed()) {
+    code.pop(register)
+  }
+  code.ret()
+}
+
+/** Heads whose sums fit in the registers together. */
+function headChunks({ headSize, group }: AttentionShape): number[][] {
+  const most = Math.max(1, Math.floor(29 / (headSize / LANES + 1)))
+  const chunks = Math.ceil(group / most)
+  const size = Math.ceil(group / chunks)
+  const heads = Array.from({ length: group }, (_, head) => head)
+  return Array.from({ length: chunks }, (_, i) => heads.slice(i * size, (i + 1) * size)).filter((it) => it.length > 0)
+}
+
+/** `attend(argument, index)`: what the index means, where its cache rows lie, its rotated and scaled queries. */
+function writeEntry(code: Avx512Assembler, shape: AttentionShape): void {
+  const { headSize, group, rotaryHalf, kv } = shape
+  const frame = attentionFrame(shape)
+  const headBytes = headSize * 4
+  code.load(HELD.shape, at(rdi, ARGUMENT.shape))
+  code.load(rcx, at(HELD.shape, SHAPE_WORDS.kvHeads * 8))
+  // index = i · kvHeads + head; tokens from both ends in turn, so that late ones, which see more, spread over the threads
+  code.move(rax, rsi)
+  code.divide(rcx)
+  code.move(rbx, rdx)
+  code.move(rsi, rax)
+  code.shiftRight(rsi, 1)
+  code.andConstant(rax, 1)
+  code.load(r12, at(rdi, ARGUMENT.tokens))
+  code.testZero(rax)
+  code.jumpIfZero('attend token')
+  code.load(rax, at(r12, 0))
+  code.subtractConstant(rax, 1)
+  code.subtract(rax, rsi)
+  code.move(rsi, rax)
+  code.label('attend token')
+  // rsi: token; rbx: key head; r12: the token's words
+  code.move(rax, rsi)
+  code.smallConstant(rdx, TOKEN_WORDS * 8)
+  code.multiply(rax, rdx)
+  code.add(r12, rax)
+  code.addConstant(r12, TOKEN_HEADER_WORDS * 8)
+  code.load(HELD.length, at(r12, 8))
+  code.addConstant(HELD.length, 1)
+  code.smallConstant(HELD.start, 0)
+  code.load(rax, at(HELD.shape, SHAPE_WORDS.window * 8))
+  code.testZero(rax)
+  code.jumpIfZero('attend all')
+  code.compare(HELD.length, rax)
+  code.jumpIfBelow('attend all')
+  code.move(HELD.start, HELD.length)
+  code.subtract(HELD.start, rax)
+  code.label('attend all')
+  // (row · kvHeads + head) · maxPositions · D
+  code.load(rax, at(r12, 0))
+  code.multiply(rax, rcx)
+  code.add(rax, rbx)
+  code.load(rdx, at(HELD.shape, SHAPE_WORDS.maxPositions * 8))
+  code.multiply(rax, rdx)
+  code.smallConstant(rdx, headSize * KV_BYTES[kv])
+  code.multiply(rax, rdx)
+  code.load(HELD.keys, at(rdi, ARGUMENT.keys))
+  code.load(HELD.values, at(rdi, ARGUMENT.values))
+  code.add(HELD.keys, rax)
+  code.add(HELD.values, rax)
+  // (token · kvHeads + head) · group · D
+  code.move(rax, rsi)
+  code.multiply(rax, rcx)
+  code.add(rax, rbx)
+  code.smallConstant(rdx, group * headBytes)
+  code.multiply(rax, rdx)
+  code.load(HELD.out, at(rdi, ARGUMENT.out))
+  code.add(HELD.out, rax)
+  // rbx: queries
+  code.multiply(rbx, rdx)
+  code.load(rax, at(HELD.shape, SHAPE_WORDS.queryStride * 8))
+  code.multiply(rsi, rax)
+  code.add(rbx, rsi)
+  code.load(rax, at(rdi, ARGUMENT.q))
+  code.add(rbx, rax)
+  if (rotaryHalf > 0) {
+    code.load(rax, at(r12, 16))
+    code.smallConstant(rcx, rotaryHalf * 4)
+    code.multiply(rax, rcx)
+    code.load(rdx, at(rdi, ARGUMENT.cos))
+    code.load(rsi, at(rdi, ARGUMENT.sin))
+    code.add(rdx, rax)
+    code.add(rsi, rax)
+  }
+  const scale = 6
+  code.broadcastWide(scale, at(HELD.shape, SHAPE_WORDS.scale * 8))
+  for (let head = 0; head < group; head++) {
+    writeRotation(code, { headSize, rotaryHalf, from: rbx, cos: rdx, sin: rsi }, (element, vector) => {
+      code.multiplyWide(vector, vector, scale)
+      code.storeWide(at(rsp, frame.query + head * headBytes + element * 4), vector)
+    })
+    code.addConstant(rbx, headBytes)
+  }
+  writeStart(code, shape)
+  code.move(HELD.block, HELD.start)
+  code.andConstant(HELD.block, -BLOCK_POSITIONS)
+  code.addressOfLabel(HELD.table, EXPONENTIAL_TABLE)
+}
+
+/** No score seen, nothing summed. */
+function writeStart(code: Avx512Assembler, shape: AttentionShape): void {
+  const frame = attentionFrame(shape)
+  code.addressOfLabel(rax, MASK_TABLE)
+  code.loadWide(0, at(rax, VECTOR_BYTES))
+  code.zeroWide(1)
+  for (let head = 0; head < shape.group; head++) {
+    code.storeWide(at(rsp, frame.largest + head * VECTOR_BYTES), 0)
+    code.storeWide(at(rsp, frame.total + head * VECTOR_BYTES), 1)
+    for (let element = 0; element < shape.headSize; element += LANES) {
+      code.storeWide(at(rsp, frame.sums + (head * shape.headSize + element) * 4), 1)
+    }
+  }
+}
+
+/** rax: the block's first key or value, in `base`'s rows. */
+function writeBlockAddress(code: Avx512Assembler, { headSize, kv }: AttentionShape, base: number): void {
+  code.move(rax, HELD.block)
+  code.smallConstant(rdx, headSize * KV_BYTES[kv])
+  code.multiply(rax, rdx)
+  code.add(rax, base)
+}
+
+/** scores = q·k, sixteen positions a vector; several chains a head hide the multiply-add's latency. */
+function writeScores(code: Avx512Assembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+  const { headSize, kv } = shape
+  const frame = attentionFrame(shape)
+  const chains = Math.max(1, Math.min(4, Math.floor(28 / heads.length)))
+  const sum = (i: number, chain: number): number => 2 + i * chains + chain
+  writeBlockAddress(code, shape, HELD.keys)
+  code.move(rdx, rsp)
+  code.move(rcx, rdi)
+  code.label(`scores ${chunk}`)
+  for (let vector = 0; vector < heads.length * chains; vector++) {
+    code.zeroWide(2 + vector)
+  }
+  for (let element = 0; element < headSize; element++) {
+    const key = element & 1
+    loadCached(code, kv, key, at(rax, element * BLOCK_POSITIONS * KV_BYTES[kv]))
+    for (const [i, head] of heads.entries()) {
+      code.multiplyAddBroadcast(sum(i, element % chains), key, at(rsp, frame.query + (head * headSize + element) * 4))
+    }
+  }
+  for (const [i, head] of heads.entries()) {
+    for (let chain = 1; chain < chains; chain++) {
+      code.addWide(sum(i, 0), sum(i, 0), sum(i, chain))
+    }
+    code.storeWide(at(rdx, frame.scores + head * SCORE_BYTES), sum(i, 0))
+  }
+  code.addConstant(rax, BLOCK_POSITIONS * headSize * KV_BYTES[kv])
+  code.addConstant(rdx, VECTOR_BYTES)
+  code.subtractConstant(rcx, 1)
+  code.jumpIfNotZero(`scores ${chunk}`)
+}
+
+/** score = c · tanh(score / c) = c · (1 - 2 / (e^(2·score / c) + 1)), where the layer has a softcap. */
+function writeSoftcap(code: Avx512Assembler, shape: AttentionShape): void {
+  const frame = attentionFrame(shape)
+  const [score, cap, one, power, sum] = [0, 1, 2, 3, 4] as const
+  code.load(rax, at(HELD.shape, SHAPE_WORDS.softcap * 8))
+  code.testZero(rax)
+  code.jumpIfZero('softcap end')
+  code.broadcastWide(cap, at(HELD.shape, SHAPE_WORDS.softcap * 8))
+  code.broadcastWide(one, at(HELD.table, ONE_IN_TABLE))
+  for (let head = 0; head < shape.group; head++) {
+    code.move(rdx, rsp)
+    code.move(rcx, rdi)
+    code.label(`softcap ${head}`)
+    const place = at(rdx, frame.scores + head * SCORE_BYTES)
+    code.loadWide(score, place)
+    code.divideWide(score, score, cap)
+    code.addWide(score, score, score)
+    writeExponential(code, score, HELD.table, [power, sum])
+    code.addWide(score, score, one)
+    code.addWide(power, one, one)
+    code.divideWide(power, power, score)
+    code.subtractWide(power, one, power)
+    code.multiplyWide(power, power, cap)
+    code.storeWide(place, power)
+    code.addConstant(rdx, VECTOR_BYTES)
+    code.subtractConstant(rcx, 1)
+    code.jumpIfNotZero(`softcap ${head}`)
+  }
+  code.label('softcap end')
+}
+
+/** Removes scores behind the last position, and before the first. */
+function writeMasks(code: Avx512Assembler, shape: AttentionShape): void {
+  const frame = attentionFrame(shape)
+  code.addressOfLabel(rax, MASK_TABLE)
+  // rcx: lanes of the last block that are too many
+  code.move(rcx, rdi)
+  code.shiftLeft(rcx, Math.log2(BLOCK_POSITIONS))
+  code.subtract(rcx, rbx)
+  code.move(rdx, rdi)
+  code.subtractConstant(rdx, 1)
+  code.shiftLeft(rdx, Math.log2(VECTOR_BYTES))
+  code.loadWide(0, { base: rax, offset: 0, index: rcx, scale: 4 })
+  for (let head = 0; head < shape.group; head++) {
+    const place = { base: rsp, offset: frame.scores + head * SCORE_BYTES, index: rdx, scale: 1 } as const
+    code.addWide(1, 0, place)
+    code.storeWide(place, 1)
+  }
+  code.compare(HELD.block, HELD.start)
+  code.jumpIfNotBelow('masks end')
+  code.move(rcx, HELD.block)
+  code.subtract(rcx, HELD.start)
+  // rcx = -(lanes of the first block that are too many)
+  code.loadWide(0, { base: rax, offset: 2 * VECTOR_BYTES, index: rcx, scale: 4 })
+  for (let head = 0; head < shape.group; head++) {
+    const place = at(rsp, frame.scores + head * SCORE_BYTES)
+    code.addWide(1, 0, place)
+    code.storeWide(place, 1)
+  }
+  code.label('masks end')
+}
+
+/** Scores to powers of their difference to the largest so far; earlier sums are to be multiplied by the correction. */
+function writeSoftmax(code: Avx512Assembler, shape: AttentionShape, head: number): void {
+  const frame = attentionFrame(shape)
+  const [before, largest, temporary, total, score, power, sum] = [0, 1, 2, 3, 4, 5, 6] as const
+  const scores = at(rdx, frame.scores + head * SCORE_BYTES)
+  const state = (place: number) => at(rsp, place + head * VECTOR_BYTES)
+  const overScores = (label: string, body: () => void): void => {
+    code.move(rdx, rsp)
+    code.move(rcx, rdi)
+    code.label(label)
+    body()
+    code.addConstant(rdx, VECTOR_BYTES)
+    code.subtractConstant(rcx, 1)
+    code.jumpIfNotZero(label)
+  }
+  code.loadWide(before, state(frame.largest))
+  code.loadWide(largest, state(frame.largest))
+  overScores(`largest ${head}`, () => code.maximumWide(largest, largest, scores))
+  acrossLanes(code, largest, temporary, (to, a, b) => code.maximumWide(to, a, b))
+  code.storeWide(state(frame.largest), largest)
+  code.subtractWide(before, before, largest)
+  writeExponential(code, before, HELD.table, [power, sum])
+  code.storeWide(state(frame.correction), before)
+  code.multiplyWide(total, before, state(frame.total))
+  overScores(`powers ${head}`, () => {
+    code.loadWide(score, scores)
+    code.subtractWide(score, score, largest)
+    writeExponential(code, score, HELD.table, [power, sum])
+    code.storeWide(scores, score)
+    code.addWide(total, total, score)
+  })
+  code.storeWide(state(frame.total), total)
+}
+
+/** sums = sums · correction + Σ power · v. */
+function writeValues(code: Avx512Assembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+  const { headSize, kv } = shape
+  const frame = attentionFrame(shape)
+  const parts = headSize / LANES
+  const value = (part: number): number => part & 1
+  const power = (i: number): number => 2 + i
+  const sum = (i: number, part: number): number => 2 + heads.length + i * parts + part
+  const place = (head: number, part: number) => at(rsp, frame.sums + (head * headSize + part * LANES) * 4)
+  for (const [i, head] of heads.entries()) {
+    code.loadWide(0, at(rsp, frame.correction + head * VECTOR_BYTES))
+    for (let part = 0; part < parts; part++) {
+      code.multiplyWide(sum(i, part), 0, place(head, part))
+    }
+  }
+  writeBlockAddress(code, shape, HELD.values)
+  code.move(rdx, rsp)
+  code.move(rcx, rbx)
+  code.label(`values ${chunk}`)
+  for (const [i, head] of heads.entries()) {
+    code.broadcastWide(power(i), at(rdx, frame.scores + head * SCORE_BYTES))
+  }
+  for (let part = 0; part < parts; part++) {
+    loadCached(code, kv, value(part), at(rax, part * LANES * KV_BYTES[kv]))
+    for (const i of heads.keys()) {
+      code.multiplyAddWide(sum(i, part), power(i), value(part))
+    }
+  }
+  code.addConstant(rax, headSize * KV_BYTES[kv])
+  code.addConstant(rdx, 4)
+  code.subtractConstant(rcx, 1)
+  code.jumpIfNotZero(`values ${chunk}`)
+  for (const [i, head] of heads.entries()) {
+    for (let part = 0; part < parts; part++) {
+      code.storeWide(place(head, part), sum(i, part))
+    }
+  }
+}
+
+function writeOutput(code: Avx512Assembler, shape: AttentionShape): void {
+  const { headSize, group } = shape
+  const frame = attentionFrame(shape)
+  const [total, temporary, one] = [0, 1, 2] as const
+  for (let head = 0; head < group; head++) {
+    code.loadWide(total, at(rsp, frame.total + head * VECTOR_BYTES))
+    acrossLanes(code, total, temporary, (to, a, b) => code.addWide(to, a, b))
+    code.broadcastWide(one, at(HELD.table, ONE_IN_TABLE))
+    code.divideWide(total, one, total)
+    for (let element = 0; element < headSize; element += LANES) {
+      code.multiplyWide(temporary, total, at(rsp, frame.sums + (head * headSize + element) * 4))
+      code.storeWide(at(HELD.out, (head * headSize + element) * 4), temporary)
+    }
+  }
+}
+
+function loadCached(
+  code: Avx512Assembler,
+  kv: AttentionShape['kv'],
+  to: number,
+  from: { base: number; offset: number },
+): void {
+  kv === 'f32' ? code.loadWide(to, from) : code.loadHalves(to, from)
+}

@@ -1,0 +1,260 @@
+import { f16round } from '@petamoriken/float16'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { GraphWriter } from '../../../gpu-node/model/graph/graph-writer.ts'
+import {
+  type AttentionShape,
+  fitsAttentionKernel,
+  floatBits,
+  shapeWords,
+} from '../../../gpu-node/ort/attention-kernel/attention-layout.ts'
+import {
+  attentionOpType,
+  canRunAttentionKernel,
+  installAttentionOp,
+} from '../../../gpu-node/ort/attention-kernel/attention-op.ts'
+import { OrtBinding } from '../../../gpu-node/ort/binding.ts'
+import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
+import { createOpDomain, OP_DOMAIN } from '../../../gpu-node/ort/machine-code/custom-op.ts'
+import { OrtSession } from '../../../gpu-node/ort/session.ts'
+import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
+
+const environment = new OrtEnvironment(2)
+const ROWS = 3
+const MAX_POSITIONS = 640
+
+interface Model extends AttentionShape {
+  kvHeads: number
+  window: number
+  softcap: number
+}
+
+interface Token {
+  row: number
+  position: number
+}
+
+const domains = new Map<string, bigint>()
+
+/** The operator with a cache that stays from run to run; q, k and v lie in one tensor. */
+class Kernel {
+  readonly #model: Model
+  readonly #binding: OrtBinding
+  readonly #cos: Float32Array
+  readonly #sin: Float32Array
+
+  constructor(model: Model, cos: Float32Array, sin: Float32Array) {
+    this.#model = model
+    this.#cos = cos
+    this.#sin = sin
+    const type = attentionOpType(model)
+    const domain =
+      domains.get(type) ?? createOpDomain(environment.library, [installAttentionOp(environment.library, model)!])
+    domains.set(type, domain)
+    const { kvHeads, group, headSize, rotaryHalf, window, softcap } = model
+    const width = (group + 2) * kvHeads * headSize
+    const cacheType = model.kv === 'f32' ? 'float32' : 'float16'
+    const graph = new GraphWriter()
+    const qkv = graph.input('qkv', 'float32', ['tokens', width])
+    const cache = ['keys', 'values'].map((name) => graph.input(name, cacheType, ['elements']))
+    const words = shapeWords({
+      kvHeads,
+      maxPositions: MAX_POSITIONS,
+      window,
+      queryStride: width * 4,
+      keyStride: width * 4,
+      valueStride: width * 4,
+      keyOffset: group * kvHeads * headSize * 4,
+      valueOffset: (group + 1) * kvHeads * headSize * 4,
+      scale: floatBits(1 / Math.sqrt(headSize)),
+      softcap: softcap === 0 ? 0 : floatBits(softcap),
+    })
+    const rest = [graph.input('list', 'int64', ['words']), graph.int64(words)]
+    const tables = rotaryHalf === 0 ? [] : ['cos', 'sin'].map((name) => graph.input(name, 'float32', ['n', rotaryHalf]))
+    const inputs = [qkv, qkv, qkv, ...cache, ...rest, ...tables]
+    const out = graph.node(type, inputs, { domain: OP_DOMAIN })
+    graph.output('out', out, 'float32', ['tokens', 1, group * kvHeads * headSize])
+    const session = new OrtSession(environment, { model: graph.toModel(), customOps: [domain] })
+    this.#binding = new OrtBinding(environment, session)
+    const elements = ROWS * kvHeads * MAX_POSITIONS * headSize
+    for (const name of ['keys', 'values']) {
+      const data = model.kv === 'f32' ? new Float32Array(elements) : new Uint16Array(elements)
+      this.#binding.input(name, new OrtTensor(environment, cacheType, [elements], data))
+    }
+    if (rotaryHalf > 0) {
+      this.#binding.input('cos', new OrtTensor(environment, 'float32', [MAX_POSITIONS, rotaryHalf], this.#cos))
+      this.#binding.input('sin', new OrtTensor(environment, 'float32', [MAX_POSITIONS, rotaryHalf], this.#sin))
+    }
+  }
+
+  run(tokens: readonly Token[], qkv: Float32Array): Float32Array {
+    const { kvHeads, group, headSize } = this.#model
+    const count = tokens.length
+    const list = [count, count, 1, ...tokens.flatMap(({ row, position }) => [row, position, position])]
+    const out = new Float32Array(count * group * kvHeads * headSize)
+    this.#binding.input('qkv', new OrtTensor(environment, 'float32', [count, qkv.length / count], qkv))
+    this.#binding.input('list', new OrtTensor(environment, 'int64', [list.length], BigInt64Array.from(list, BigInt)))
+    this.#binding.output('out', new OrtTensor(environment, 'float32', [count, 1, out.length / count], out))
+    this.#binding.run()
+    return out
+  }
+}
+
+/** What the kernel must give: rotary embedding and softmax attention over a list of past keys and values, in float64. */
+class SlowAttention {
+  readonly #model: Model
+  readonly #cos: Float32Array
+  readonly #sin: Float32Array
+  readonly #cache = new Map<string, { key: number[]; value: number[] }>()
+
+  constructor(model: Model, cos: Float32Array, sin: Float32Array) {
+    this.#model = model
+    this.#cos = cos
+    this.#sin = sin
+  }
+
+  run(tokens: readonly Token[], qkv: Float32Array): number[] {
+    const { kvHeads, group, headSize, kv, window, softcap } = this.#model
+    const width = (group + 2) * kvHeads * headSize
+    const part = (token: number, head: number) => [
+      ...qkv.subarray(token * width + head * headSize, token * width + (head + 1) * headSize),
+    ]
+    const kept = (value: number) => (kv === 'f32' ? value : f16round(value))
+    for (const [t, { row, position }] of tokens.entries()) {
+      for (let head = 0; head < kvHeads; head++) {
+        const key = this.#rotate(part(t, group * kvHeads + head), position).map(kept)
+        const value = part(t, (group + 1) * kvHeads + head).map(kept)
+        this.#cache.set(`${row}/${head}/${position}`, { key, value })
+      }
+    }
+    return tokens.flatMap(({ row, position }, t) =>
+      Array.from({ length: group * kvHeads }, (_, head) => {
+        const query = this.#rotate(part(t, head), position)
+        const first = window === 0 ? 0 : Math.max(0, position + 1 - window)
+        const past = Array.from(
+          { length: position + 1 - first },
+          (_, i) => this.#cache.get(`${row}/${Math.floor(head / group)}/${first + i}`)!,
+        )
+        const scores = past.map(({ key }) => {
+          const score = key.reduce((sum, value, i) => sum + value * query[i]!, 0) / Math.sqrt(headSize)
+          return softcap === 0 ? score : softcap * Math.tanh(score / softcap)
+        })
+        const largest = Math.max(...scores)
+        const powers = scores.map((score) => Math.exp(score - largest))
+        const total = powers.reduce((a, b) => a + b, 0)
+        return query.map((_, i) => past.reduce((sum, { value }, p) => sum + (powers[p]! / total) * value[i]!, 0))
+      }).flat(),
+    )
+  }
+
+  #rotate(head: number[], position: number): number[] {
+    const half = this.#model.rotaryHalf
+    const rotated = [...head]
+    for (let i = 0; i < half; i++) {
+      const c = this.#cos[position * half + i]!
+      const s = this.#sin[position * half + i]!
+      rotated[i] = head[i]! * c - head[i + half]! * s
+      rotated[i + half] = head[i + half]! * c + head[i]! * s
+    }
+    return rotated
+  }
+}
+
+function random(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return state / 2 ** 31 - 1
+  }
+}
+
+function open(model: Model) {
+  const angles = Float32Array.from({ length: MAX_POSITIONS * Math.max(1, model.rotaryHalf) }, (_, i) => {
+    const half = Math.max(1, model.rotaryHalf)
+    return Math.floor(i / half) / 100 ** ((i % half) / half)
+  })
+  const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
+  return { kernel: new Kernel(model, cos, sin), slow: new SlowAttention(model, cos, sin) }
+}
+
+const models = fc
+  .record({
+    headSize: fc.constantFrom(16, 32, 64, 80, 128, 256),
+    group: fc.constantFrom(1, 2, 3, 7),
+    rotary: fc.constantFrom('none', 'part', 'whole'),
+    kvHeads: fc.constantFrom(1, 2, 3),
+    kv: fc.constantFrom('f32' as const, 'f16' as const),
+    window: fc.constantFrom(0, 1, 7, 16, 40),
+    softcap: fc.constantFrom(0, 0, 2),
+  })
+  .map(({ rotary, ...model }): Model => {
+    const half = rotary === 'part' ? 16 : Math.floor(model.headSize / 32) * 16
+    return { ...model, rotaryHalf: rotary === 'none' || model.headSize < 32 ? 0 : half }
+  })
+
+describe.runIf(canRunAttentionKernel())('the attention kernel', () => {
+  test('is attention, for any shapes, prefill chunks and decode batches', () => {
+    const prompts = fc.array(fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 3 }), {
+      minLength: 1,
+      maxLength: ROWS,
+    })
+    fc.assert(
+      fc.property(models, prompts, fc.nat(), (model, rows, seed) => {
+        const { kernel, slow } = open(model)
+        const next = random(seed)
+        const width = (model.group + 2) * model.kvHeads * model.headSize
+        const check = (tokens: Token[]): void => {
+          const qkv = Float32Array.from({ length: tokens.length * width }, () => 2 * next())
+          const mine = kernel.run(tokens, qkv)
+          const right = slow.run(tokens, qkv)
+          const worst = right.reduce((largest, value, i) => Math.max(largest, Math.abs(value - mine[i]!)), 0)
+          expect(mine.every(Number.isFinite)).toBe(true)
+          expect(worst).toBeLessThan(model.kv === 'f32' ? 2e-5 : 4e-3)
+        }
+        const filled = rows.map((chunks, row) => {
+          let start = 0
+          for (const length of chunks) {
+            check(Array.from({ length }, (_, i) => ({ row, position: start + i })))
+            start += length
+          }
+          return start
+        })
+        for (let step = 0; step < 2; step++) {
+          check(filled.map((start, row) => ({ row, position: start + step })))
+        }
+      }),
+      { numRuns: 40 },
+    )
+  })
+
+  test('holds over many blocks of scores, with and without a window', () => {
+    for (const window of [0, 300]) {
+      const model: Model = {
+        headSize: 64,
+        group: 3,
+        rotaryHalf: 32,
+        kvHeads: 1,
+        kv: 'f32',
+        window,
+        softcap: 0,
+      }
+      const { kernel, slow } = open(model)
+      const next = random(window)
+      const width = 5 * 64
+      for (let start = 0; start < 600; start += 60) {
+        const tokens = Array.from({ length: 60 }, (_, i) => ({ row: 2, position: start + i }))
+        const qkv = Float32Array.from({ length: 60 * width }, () => 3 * next())
+        const mine = kernel.run(tokens, qkv)
+        const right = slow.run(tokens, qkv)
+        expect(right.reduce((largest, value, i) => Math.max(largest, Math.abs(value - mine[i]!)), 0)).toBeLessThan(5e-5)
+      }
+    }
+  })
+})
+
+test('heads that are not whole vectors are left to others', () => {
+  expect(fitsAttentionKernel({ headSize: 64, group: 3, rotaryHalf: 32 })).toBe(true)
+  expect(fitsAttentionKernel({ headSize: 24, group: 3, rotaryHalf: 0 })).toBe(false)
+  expect(fitsAttentionKernel({ headSize: 32, group: 3, rotaryHalf: 8 })).toBe(false)
+  expect(fitsAttentionKernel({ headSize: 128, group: 128, rotaryHalf: 64 })).toBe(false)
+})

@@ -5,7 +5,7 @@ import type { AdapterLayout } from '../../model/packed-adapter.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterStore } from '../adapter-store.ts'
 import { LoaderPool } from '../loader/loader-pool.ts'
 import { packKey } from '../loader/pack-key.ts'
-import { PieceReaders } from '../loader/piece-readers.ts'
+import { PackedReaders } from '../loader/packed-readers.ts'
 import { WEIGHT_FILE_LIMITS } from '../raw-tensor.ts'
 import type { AdapterSourceReader } from '../sources/adapter-source.ts'
 import { createHomeFetch, type Fetch } from '../sources/http-home.ts'
@@ -63,7 +63,7 @@ export interface AdapterStoreConfig {
 
 export async function openAdapterStore(config: AdapterStoreConfig): Promise<AdapterStore & { violations(): string[] }> {
   const pool = config.loaderPool ?? startPool(config)
-  const readers = new PieceReaders(READER_THREADS)
+  const readers = new PackedReaders(READER_THREADS)
   const closeThreads = async () => {
     await Promise.all([readers.close(), pool === config.loaderPool ? undefined : pool.close()])
   }
@@ -103,7 +103,7 @@ async function openTiers(
   config: AdapterStoreConfig,
   index: ContentIndex,
   pool: LoaderPool,
-  readers: PieceReaders,
+  readers: PackedReaders,
 ): Promise<Tiers> {
   const { baseDigest, layout } = await pool.ready()
   const now = config.now ?? Date.now
@@ -122,7 +122,7 @@ async function openTiers(
     key: packKey(baseDigest, layout),
     now,
     makeRoom: (bytes, tenantId) => disk.makeRoom(bytes, tenantId),
-    readPieces: (job) => readers.read(job),
+    readers,
     onEvict,
   })
   disk.attach(packed)
@@ -200,7 +200,7 @@ async function preload(store: TieredStore, config: AdapterStoreConfig): Promise<
 }
 
 const LOADER_THREADS = 2
-/** A file is read in as many parts. */
+/** A large packed file is read in as many parts. */
 const READER_THREADS = 2
 
 function largestFile(config: AdapterStoreConfig): number {

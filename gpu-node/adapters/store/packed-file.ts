@@ -1,26 +1,20 @@
 /**
- * A packed adapter in a file: what a loader thread made, ready to be used again by one read. Layout: magic · header length (u32 LE) · SHA-256 of the header · header (JSON) ·
- * data, which is the adapter's buffers one after the other.
+ * A packed adapter in a file: what a loader thread made, ready to be used again by one read. Its data is the adapter's buffers
+ * one after the other; the header holds the adapter with each typed array replaced by its place in them.
  */
 
-import { type FileHandle, open } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import type { PackedAdapter } from '../../model/packed-adapter.ts'
-import { DamagedContentError } from '../loader/damaged-content.ts'
-import { PIECE_BYTES, type ReadPiecesJob } from '../loader/read-pieces.ts'
+import { PACKED_HEAD_BYTES, PACKED_MAGIC, type PackedHeader, PIECE_BYTES } from '../loader/packed-format.ts'
+import type { PackedReaders } from '../loader/packed-readers.ts'
 
-const MAGIC = 0x4b_50_4c_52 // "RLPK"
-const HEAD_BYTES = 8 + 32
+/** Of a cache line. */
 const ALIGNMENT = 64
-const MAX_HEADER_BYTES = 16 * 1024 * 1024
 
 const ARRAYS = { Float32Array, Int8Array, Uint8Array, Int32Array } as const
 type ArrayName = keyof typeof ARRAYS
 
-export interface PackedFileNotes {
-  rank: number
-  contentKeys: string[]
-  names: string[]
-}
+export type PackedFileNotes = Pick<PackedHeader, 'rank' | 'contentKeys' | 'names'>
 
 /** One of the adapter's buffers and its place in the data. */
 interface Placed {
@@ -28,22 +22,18 @@ interface Placed {
   at: number
 }
 
-interface Header extends PackedFileNotes {
-  /** The adapter, each typed array replaced by its place in the data. */
-  adapter: unknown
-  dataBytes: number
-  /** SHA-256 of each piece, hex. */
-  pieces: string[]
-}
-
-/** Returns the file's size. Between pieces the thread is free for others. */
-export async function writePackedFile(path: string, packed: PackedAdapter, notes: PackedFileNotes): Promise<number> {
+/** Returns the sizes of file and data. Between pieces the thread is free for others. */
+export async function writePackedFile(
+  path: string,
+  packed: PackedAdapter,
+  notes: PackedFileNotes,
+): Promise<{ bytes: number; dataBytes: number }> {
   const { adapter, buffers, dataBytes } = layOut(packed)
   const toHeader = (pieces: string[]) =>
-    Buffer.from(JSON.stringify({ ...notes, adapter, dataBytes, pieces } satisfies Header))
+    Buffer.from(JSON.stringify({ ...notes, adapter, dataBytes, pieces } satisfies PackedHeader))
   // Hashes have one length, so the header's is known before them.
   const pieces = Array<string>(Math.ceil(dataBytes / PIECE_BYTES)).fill('0'.repeat(64))
-  const dataStart = HEAD_BYTES + toHeader(pieces).length
+  const dataStart = PACKED_HEAD_BYTES + toHeader(pieces).length
   const handle = await open(path, 'w', 0o600)
   try {
     for (let index = 0; index < pieces.length; index++) {
@@ -53,12 +43,12 @@ export async function writePackedFile(path: string, packed: PackedAdapter, notes
       await handle.write(piece, 0, piece.length, dataStart + from)
     }
     const header = toHeader(pieces)
-    const head = Buffer.alloc(HEAD_BYTES)
-    head.writeUInt32LE(MAGIC, 0)
+    const head = Buffer.alloc(PACKED_HEAD_BYTES)
+    head.writeUInt32LE(PACKED_MAGIC, 0)
     head.writeUInt32LE(header.length, 4)
     head.write(await sha256(header), 8, 'hex')
     await handle.write(Buffer.concat([head, header]), 0, dataStart, 0)
-    return dataStart + dataBytes
+    return { bytes: dataStart + dataBytes, dataBytes }
   } finally {
     await handle.close()
   }
@@ -77,38 +67,11 @@ function pieceOf(buffers: readonly Placed[], from: number, length: number): Uint
   return piece
 }
 
-/** Reads pieces into place: `PieceReaders.read`. */
-export type ReadPieces = (job: ReadPiecesJob) => Promise<void>
-
-/** Throws DamagedContentError for a file that is not as it was written. */
-export async function readPackedFile(path: string, readPieces: ReadPieces): Promise<PackedAdapter> {
-  const { header, dataStart } = await withHeader(path, (header, dataStart) => ({ header, dataStart }))
-  const buffer = new SharedArrayBuffer(header.dataBytes)
-  await readPieces({ path, dataStart, buffer, first: 0, pieces: header.pieces })
-  return restore(header.adapter, buffer)
-}
-
-export async function readPackedNotes(path: string): Promise<PackedFileNotes> {
-  return withHeader(path, ({ rank, contentKeys, names }) => ({ rank, contentKeys, names }))
-}
-
-async function withHeader<T>(path: string, use: (header: Header, dataStart: number) => T): Promise<T> {
-  const handle = await open(path, 'r').catch((error: unknown) => {
-    throw new DamagedContentError('the packed file is not there', { cause: error })
-  })
-  try {
-    const head = Buffer.from(await readFully(handle, 0, HEAD_BYTES))
-    const length = head.readUInt32LE(4)
-    if (head.readUInt32LE(0) !== MAGIC || length > MAX_HEADER_BYTES) {
-      throw new DamagedContentError('the packed file starts with something else')
-    }
-    const bytes = await readFully(handle, HEAD_BYTES, length)
-    await compare(bytes, head.toString('hex', 8))
-    // Written by this file, and its hash says that nothing changed.
-    return use(JSON.parse(new TextDecoder().decode(bytes)) as Header, HEAD_BYTES + length)
-  } finally {
-    await handle.close()
-  }
+/** `dataBytes`: what it was when the file was written. Throws DamagedContentError for a file that is not as it was written. */
+export async function readPackedFile(path: string, dataBytes: number, readers: PackedReaders): Promise<PackedAdapter> {
+  const buffer = new SharedArrayBuffer(dataBytes)
+  const { adapter } = await readers.read(path, buffer)
+  return restore(adapter, buffer) as PackedAdapter
 }
 
 /** Each buffer whole, at a multiple of a cache line; arrays keep their places within. */
@@ -137,35 +100,21 @@ function layOut(packed: PackedAdapter) {
   return { adapter, buffers, dataBytes }
 }
 
-function restore(adapter: unknown, data: SharedArrayBuffer): PackedAdapter {
-  const revived: unknown = JSON.parse(JSON.stringify(adapter), (_, value: unknown) => {
-    if (typeof value !== 'object' || value === null || !('$array' in value)) {
-      return value
-    }
+/** Puts arrays over `data` where their places are; the header was parsed for this call alone. */
+function restore(value: unknown, data: SharedArrayBuffer): unknown {
+  if (typeof value !== 'object' || value === null) {
+    return value
+  }
+  if ('$array' in value) {
     const { $array, at, length } = value as { $array: ArrayName; at: number; length: number }
     const create = ARRAYS[$array] as new (data: SharedArrayBuffer, at: number, length: number) => ArrayBufferView
     return new create(data, at, length)
-  })
-  return revived as PackedAdapter
-}
-
-async function readFully(handle: FileHandle, position: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(length)
-  let done = 0
-  while (done < length) {
-    const { bytesRead } = await handle.read(bytes, done, length - done, position + done)
-    if (bytesRead === 0) {
-      throw new DamagedContentError(`the packed file ends at byte ${position + done}`)
-    }
-    done += bytesRead
   }
-  return bytes
-}
-
-async function compare(bytes: Uint8Array<ArrayBuffer>, expected: string): Promise<void> {
-  if ((await sha256(bytes)) !== expected) {
-    throw new DamagedContentError('the packed file is not what was written')
+  const members = value as Record<string, unknown>
+  for (const [name, member] of Object.entries(members)) {
+    members[name] = restore(member, data)
   }
+  return members
 }
 
 async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {

@@ -7,15 +7,10 @@ import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PackedAdapter } from '../../model/packed-adapter.ts'
 import { DamagedContentError } from '../loader/damaged-content.ts'
+import type { PackedReaders } from '../loader/packed-readers.ts'
 import type { PackedFiles } from './disk-tier.ts'
 import type { Evictable } from './eviction.ts'
-import {
-  type PackedFileNotes,
-  type ReadPieces,
-  readPackedFile,
-  readPackedNotes,
-  writePackedFile,
-} from './packed-file.ts'
+import { type PackedFileNotes, readPackedFile, writePackedFile } from './packed-file.ts'
 
 export interface PackedTierOptions {
   /** The disk tier's directory. */
@@ -24,12 +19,13 @@ export interface PackedTierOptions {
   now: () => number
   /** Room within the disk tier's budget. */
   makeRoom: (bytes: number, tenantId: string) => boolean
-  readPieces: ReadPieces
+  readers: PackedReaders
   onEvict: (digest: string) => void
 }
 
 interface PackedEntry {
   bytes: number
+  dataBytes: number
   rank: number
   lastUsed: number
   tenantId: string
@@ -84,7 +80,7 @@ export class PackedTier implements PackedFiles {
     entry.lastUsed = this.#options.now()
     entry.tenantId = tenantId
     try {
-      return await readPackedFile(this.#path(digest), this.#options.readPieces)
+      return await readPackedFile(this.#path(digest), entry.dataBytes, this.#options.readers)
     } catch (error) {
       if (error instanceof DamagedContentError) {
         await this.remove(digest)
@@ -144,10 +140,10 @@ export class PackedTier implements PackedFiles {
     }
     const path = `${this.#path(digest)}.new`
     try {
-      const bytes = await writePackedFile(path, packed, notes)
+      const sizes = await writePackedFile(path, packed, notes)
       await rename(path, this.#path(digest))
       const lastUsed = this.#options.now()
-      this.#entries.set(digest, { bytes, rank, lastUsed, tenantId, pinned: false, notes })
+      this.#entries.set(digest, { ...sizes, rank, lastUsed, tenantId, pinned: false, notes })
     } catch (error) {
       await rm(path, { force: true })
       throw error
@@ -157,17 +153,13 @@ export class PackedTier implements PackedFiles {
   async #scan(name: string): Promise<void> {
     const path = join(this.#options.directory, 'packed', this.#options.key, name)
     try {
-      const notes = await readPackedNotes(path)
+      const { rank, contentKeys, names, dataBytes } = await this.#options.readers.read(path)
       const { size, mtimeMs } = await stat(path)
-      if (/^[0-9a-f]{64}$/.test(name)) {
-        this.#entries.set(name, {
-          bytes: size,
-          rank: notes.rank,
-          lastUsed: mtimeMs,
-          tenantId: '',
-          pinned: false,
-          notes,
-        })
+      // A header that is whole says where the data ends, and only its last piece can be missing.
+      if (/^[0-9a-f]{64}$/.test(name) && size > dataBytes) {
+        const notes = { rank, contentKeys, names }
+        const entry = { bytes: size, dataBytes, rank, lastUsed: mtimeMs, tenantId: '', pinned: false, notes }
+        this.#entries.set(name, entry)
         return
       }
     } catch (error) {

@@ -15,7 +15,7 @@ import { type Run, SharedLoads } from './shared-loads.ts'
 
 export interface ResolverOptions {
   sources: Record<AdapterSource, AdapterSourceReader>
-  /** How long an answer of a home counts. Local directories are looked at each time. */
+  /** How long an answer of a home counts; for local directories at most a second. */
   resolveTtlMs: number
   refusalTtlMs: number
   hubOffline: boolean
@@ -30,6 +30,8 @@ export interface Located {
   resolved: ResolvedAdapter | undefined
 }
 
+/** A directory is looked at once a second at most: a look is eight system calls. */
+const LOCAL_TTL_MS = 1_000
 /** Refusals that asking again at once would only repeat. */
 const REMEMBERED = new Set(['adapter_not_found', 'adapter_refused', 'adapter_too_large', 'adapter_not_ready'])
 const MAX_REMEMBERED = 20_000
@@ -133,9 +135,8 @@ export class Resolver {
     const token = tokenFor(ref, options)
     const start = async ({ signal }: Run<never>) => {
       const resolved = await source.resolve(ref, { token, signal })
-      if (this.#options.resolveTtlMs > 0 && ref.source !== 'local') {
-        this.#answers.set(scope, resolved)
-      }
+      const ttl = ref.source === 'local' ? { ttl: Math.max(1, Math.min(LOCAL_TTL_MS, this.#options.resolveTtlMs)) } : {}
+      this.#answers.set(scope, resolved, ttl)
       return resolved
     }
     const waiting = { tenantId: options.tenantId, signal: options.signal, onProgress: undefined }

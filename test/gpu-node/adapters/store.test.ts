@@ -131,6 +131,7 @@ describe('tiers', () => {
     expect(before.cacheTier).toBe('disk')
     expect((await at.store.acquire(localRef('mine'), as('t'))).cacheTier).toBe('ram')
     await writeFiles(join(at.root, 'mine'), variant('merge-a', 2))
+    at.clock.now += 1_001
     const after = await at.store.acquire(localRef('mine'), as('t'))
     expect(after.digest).not.toBe(before.digest)
     expect(await readdir(join(at.cacheDirectory, 'content'))).toEqual([])

@@ -1,23 +1,23 @@
 /**
- * Threads that read packed files, each file by all of them. Apart from the loader threads: these answer requests whose
+ * Threads that read packed files, a large file by all of them. Apart from the loader threads: these answer requests whose
  * adapter is ready but for a few milliseconds, so they run at the process's own priority and never wait behind packing.
  */
 
 import type { Worker } from 'node:worker_threads'
 import { startWorkerThread } from '../../worker-thread.ts'
 import { DamagedContentError } from './damaged-content.ts'
-import type { PieceReply } from './piece-thread.ts'
-import type { ReadPiecesJob } from './read-pieces.ts'
+import type { PackedHeader, ReadPackedJob } from './packed-format.ts'
+import type { ReaderReply } from './reader-thread.ts'
 
 /** For one thread: below this, asking a second one costs more than it saves. */
-const MIN_PIECES = 16
+const MIN_PART_BYTES = 4 * 1024 * 1024
 
 interface Waiting {
-  resolve: () => void
+  resolve: (header: string) => void
   reject: (error: Error) => void
 }
 
-export class PieceReaders {
+export class PackedReaders {
   readonly #threads: number
   /** Started with the first file. */
   #workers: Worker[] = []
@@ -30,17 +30,14 @@ export class PieceReaders {
     this.#threads = threads
   }
 
-  /** Throws DamagedContentError. */
-  async read(job: ReadPiecesJob): Promise<void> {
-    if (this.#workers.length === 0) {
-      this.#workers = Array.from({ length: this.#threads }, () => this.#start())
-    }
-    const share = Math.max(MIN_PIECES, Math.ceil(job.pieces.length / this.#threads))
-    const shares: Promise<void>[] = []
-    for (let at = 0; at < job.pieces.length; at += share) {
-      shares.push(this.#ask({ ...job, first: job.first + at, pieces: job.pieces.slice(at, at + share) }))
-    }
-    await Promise.all(shares)
+  /** The data goes into `buffer`, if there is one; returns the header. Throws DamagedContentError. */
+  async read(path: string, buffer?: SharedArrayBuffer): Promise<PackedHeader> {
+    const wanted = Math.ceil((buffer?.byteLength ?? 0) / MIN_PART_BYTES)
+    const parts = Math.max(1, Math.min(this.#threads, wanted))
+    const headers = await Promise.all(
+      Array.from({ length: parts }, (_, part) => this.#ask({ path, buffer, part, parts })),
+    )
+    return JSON.parse(headers[0]!) as PackedHeader
   }
 
   async close(): Promise<void> {
@@ -48,17 +45,12 @@ export class PieceReaders {
     await Promise.all(this.#workers.map((worker) => worker.terminate()))
   }
 
-  #start(): Worker {
-    const worker = startWorkerThread(new URL('./piece-thread.ts', import.meta.url))
-    worker.on('message', (reply: PieceReply) => this.#answer(reply))
-    worker.on('error', (error: Error) => this.#break(error))
-    worker.on('exit', () => this.#break(new Error('a thread that reads packed adapters has ended')))
-    return worker
-  }
-
-  #ask(job: ReadPiecesJob): Promise<void> {
+  #ask(job: ReadPackedJob): Promise<string> {
     if (this.#broken !== undefined) {
       return Promise.reject(this.#broken)
+    }
+    if (this.#workers.length === 0) {
+      this.#workers = Array.from({ length: this.#threads }, () => this.#start())
     }
     const id = this.#nextId++
     const worker = this.#workers[id % this.#workers.length]!
@@ -68,15 +60,23 @@ export class PieceReaders {
     })
   }
 
-  #answer(reply: PieceReply): void {
+  #start(): Worker {
+    const worker = startWorkerThread(new URL('./reader-thread.ts', import.meta.url))
+    worker.on('message', (reply: ReaderReply) => this.#answer(reply))
+    worker.on('error', (error: Error) => this.#break(error))
+    worker.on('exit', () => this.#break(new Error('a thread that reads packed adapters has ended')))
+    return worker
+  }
+
+  #answer(reply: ReaderReply): void {
     const waiting = this.#waiting.get(reply.id)
     this.#waiting.delete(reply.id)
-    if ('failure' in reply) {
-      waiting?.reject(new Error(reply.failure))
-    } else if (reply.outcome === 'damaged') {
+    if ('header' in reply) {
+      waiting?.resolve(reply.header)
+    } else if ('damaged' in reply) {
       waiting?.reject(new DamagedContentError('the packed file is not what was written'))
     } else {
-      waiting?.resolve()
+      waiting?.reject(new Error(reply.failure))
     }
   }
 

@@ -1,0 +1,106 @@
+/**
+ * The file of a packed adapter, and reading it in a thread: magic · header length (u32 LE) · SHA-256 of the header · header
+ * (JSON) · data. Every byte is compared with a hash, pieces of the data while they are still in the processor's cache.
+ */
+
+import { createHash } from 'node:crypto'
+import { closeSync, openSync, readSync } from 'node:fs'
+import { DamagedContentError } from './damaged-content.ts'
+
+export const PACKED_MAGIC = 0x4b_50_4c_52 // "RLPK"
+export const PACKED_HEAD_BYTES = 8 + 32
+/** Small enough for the cache, large enough that a system call is nothing beside it. */
+export const PIECE_BYTES = 256 * 1024
+const MAX_HEADER_BYTES = 16 * 1024 * 1024
+
+export interface PackedHeader {
+  rank: number
+  contentKeys: string[]
+  names: string[]
+  /** The adapter, each typed array replaced by its place in the data. */
+  adapter: unknown
+  dataBytes: number
+  /** SHA-256 of each piece, hex. */
+  pieces: string[]
+}
+
+/** `part` of `parts` of the data goes into its place in `buffer`; without a buffer the header alone is read. */
+export interface ReadPackedJob {
+  path: string
+  buffer: SharedArrayBuffer | undefined
+  part: number
+  parts: number
+}
+
+/** Returns the header's text, which is much smaller to hand over than what it describes. Throws DamagedContentError. */
+export function readPackedPart({ path, buffer, part, parts }: ReadPackedJob): string {
+  const handle = openFile(path)
+  try {
+    const head = Buffer.from(readBytes(handle, 0, PACKED_HEAD_BYTES))
+    const length = head.readUInt32LE(4)
+    if (head.readUInt32LE(0) !== PACKED_MAGIC || length > MAX_HEADER_BYTES) {
+      throw new DamagedContentError('the packed file starts with something else')
+    }
+    const text = Buffer.from(readBytes(handle, PACKED_HEAD_BYTES, length))
+    compare(text, head.toString('hex', 8))
+    const json = text.toString()
+    if (buffer !== undefined) {
+      // Written by this program, and its hash says that nothing changed.
+      const { dataBytes, pieces } = JSON.parse(json) as PackedHeader
+      if (dataBytes !== buffer.byteLength) {
+        throw new DamagedContentError(`the packed file has ${dataBytes} bytes of data, not ${buffer.byteLength}`)
+      }
+      const share = Math.ceil(pieces.length / parts)
+      readPieces(handle, PACKED_HEAD_BYTES + length, buffer, pieces, part * share, (part + 1) * share)
+    }
+    return json
+  } finally {
+    closeSync(handle)
+  }
+}
+
+function readPieces(
+  handle: number,
+  dataStart: number,
+  buffer: SharedArrayBuffer,
+  pieces: readonly string[],
+  first: number,
+  end: number,
+): void {
+  for (let index = first; index < Math.min(end, pieces.length); index++) {
+    const from = index * PIECE_BYTES
+    const piece = new Uint8Array(buffer, from, Math.min(PIECE_BYTES, buffer.byteLength - from))
+    fill(handle, piece, dataStart + from)
+    compare(piece, pieces[index]!)
+  }
+}
+
+function openFile(path: string): number {
+  try {
+    return openSync(path, 'r')
+  } catch (cause) {
+    throw new DamagedContentError('the packed file is not there', { cause })
+  }
+}
+
+function readBytes(handle: number, position: number, length: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length)
+  fill(handle, bytes, position)
+  return bytes
+}
+
+function fill(handle: number, target: Uint8Array, position: number): void {
+  for (let done = 0; done < target.byteLength; ) {
+    const read = readSync(handle, target, done, target.byteLength - done, position + done)
+    if (read === 0) {
+      throw new DamagedContentError(`the packed file ends at byte ${position + done}`)
+    }
+    done += read
+  }
+}
+
+function compare(bytes: Uint8Array, expected: string): void {
+  if (createHash('sha256').update(bytes).digest('hex') !== expected) {
+    throw new DamagedContentError('the packed file is not what was written')
+  }
+}

@@ -16,6 +16,8 @@ import type { UsageOutbox } from './tenants/usage-outbox.ts'
 
 /** Made once an isolate from the Worker's bindings; the app sees no others. */
 export interface EdgeServices {
+  /** The page at `/docs`, HTML. */
+  tryPage: string
   config: EdgeConfig
   tenants: TenantStore
   directory: TokenDirectory

@@ -18,13 +18,14 @@ import { requestIdentity } from './doors/request-identity.ts'
 import { requestLog } from './doors/request-log.ts'
 import { serverTiming, timed } from './doors/server-timing.ts'
 import { fleetRoutes } from './fleet/fleet-routes.ts'
+import { docRoutes, tryPageRoutes } from './routes/doc-routes.ts'
 import { generateRoutes } from './routes/generate-routes.ts'
 import { healthRoutes } from './routes/health-routes.ts'
 import { modelRoutes } from './routes/model-routes.ts'
 import { nodeRoutes } from './routes/node-routes.ts'
 
 /**
- * What stands before the tenants' door answers without a tenant: health (anyone), heartbeats (signed by nodes), `/admin`
+ * What stands before the tenants' door answers without a tenant: health and the page `/docs` (anyone), heartbeats (signed by nodes), `/admin`
  * (its own door). Everything registered after it, and every path that nobody registered, needs a tenant's token.
  */
 export function createApp(): Hono<AppEnv> {
@@ -35,6 +36,7 @@ export function createApp(): Hono<AppEnv> {
   app.use(requestIdentity, requestLog, securityHeaders, crossOrigin, serverTiming)
 
   app.route('/', healthRoutes())
+  app.route('/', tryPageRoutes())
   app.route(
     '/',
     fleetRoutes<EdgeServices>({
@@ -53,7 +55,7 @@ export function createApp(): Hono<AppEnv> {
   app.all('/admin/*', nothingHere)
 
   app.use(tenantDoor)
-  for (const routes of [generateRoutes(), modelRoutes(), nodeRoutes()]) {
+  for (const routes of [generateRoutes(), modelRoutes(), nodeRoutes(), docRoutes()]) {
     app.route('/', routes)
   }
   return app

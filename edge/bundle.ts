@@ -12,6 +12,7 @@ export async function bundleWorker(): Promise<string> {
     target: 'es2022',
     conditions: ['workerd', 'worker', 'browser'],
     external: ['cloudflare:*', 'node:*'],
+    loader: { '.html': 'text' },
     // Class names are looked up by the runtime, function names stand in error frames.
     keepNames: true,
     logLevel: 'silent',

@@ -4,6 +4,7 @@ import { createAliasStore } from './adapters/alias-store.ts'
 import { createApp } from './app.ts'
 import type { EdgeServices } from './app-types.ts'
 import { createTokenDirectory } from './auth/token-directory.ts'
+import tryPage from './docs/try-page.html'
 import { parseEdgeConfig } from './edge-config.ts'
 import type { FleetRegistry } from './fleet/fleet-registry.ts'
 import { createFleetView } from './fleet/fleet-view.ts'
@@ -21,6 +22,8 @@ interface Bindings {
   DB: D1Database
   TENANTS: DurableObjectNamespace<TenantCounters>
   FLEET: DurableObjectNamespace<FleetRegistry>
+  /** A client certificate (`mtls_certificates`) to show to nodes; without it they are called plainly. */
+  NODE_CERTIFICATE?: Fetcher
 }
 
 const app = createApp()
@@ -42,16 +45,19 @@ export default {
 
 function createServices(bindings: Bindings): EdgeServices {
   const config = parseEdgeConfig(bindings)
-  const { DB, TENANTS, FLEET } = bindings
+  const { DB, TENANTS, FLEET, NODE_CERTIFICATE } = bindings
   const now = () => Date.now()
   // A method of the global object: called on another, workerd refuses it.
   const callFetch: typeof fetch = (input, init) => fetch(input, init)
+  const callNode: typeof fetch =
+    NODE_CERTIFICATE === undefined ? callFetch : (input, init) => NODE_CERTIFICATE.fetch(input, init)
   const tenants = createTenantStore(DB, now)
   const location = config.RINGLET_FLEET_LOCATION
   // A stub belongs to the request that makes it.
   const counters = (tenantId: string) => TENANTS.get(TENANTS.idFromName(tenantId))
   return {
     config,
+    tryPage,
     tenants,
     directory: createTokenDirectory(tenants, now),
     aliases: createAliasStore(DB, now),
@@ -81,7 +87,7 @@ function createServices(bindings: Bindings): EdgeServices {
     fleetView: createFleetView({ now }),
     proxyState: createProxyState({ now }),
     cacheSalt: createCacheSalts(config.RINGLET_SALT_SECRET),
-    fetch: callFetch,
+    fetch: callNode,
     now,
     random: Math.random,
     log,

@@ -6,9 +6,21 @@ import { secureHeaders } from 'hono/secure-headers'
 import type { AppEnv } from '../app-types.ts'
 
 /** Answers are data; nothing in them may run, be framed or be guessed to be of another type. */
-export const securityHeaders = secureHeaders({
+const forData = secureHeaders({
   contentSecurityPolicy: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
   crossOriginResourcePolicy: false,
+})
+
+/** A page of ours says itself what may run in it. */
+export const securityHeaders = createMiddleware<AppEnv>(async function securityHeaders(c, next) {
+  let own: string | null = null
+  await forData(c, async () => {
+    await next()
+    own = c.res.headers.get('content-security-policy')
+  })
+  if (own !== null) {
+    c.res.headers.set('content-security-policy', own)
+  }
 })
 
 /** Response headers that a page of another origin may read. */

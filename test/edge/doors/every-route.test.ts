@@ -16,7 +16,7 @@ async function routeTable(): Promise<Route[]> {
 }
 
 /** The only ones that answer without a credential. */
-const OPEN = ['GET /', 'GET /health', 'GET /ping']
+const OPEN = ['GET /', 'GET /health', 'GET /ping', 'GET /docs']
 
 const WELL_FORMED = `rl_${'a'.repeat(16)}_${'A'.repeat(43)}`
 

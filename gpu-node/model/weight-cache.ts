@@ -16,7 +16,7 @@ import { type TensorToWrite, writeSafetensors } from '../formats/safetensors-wri
 import { lockFile } from './lock-file.ts'
 
 /** Raised whenever quantisation or this file's metadata change. */
-const VERSION = '1'
+const VERSION = '2'
 
 /** As many reads at once as Node has threads for them. */
 const READS_AT_ONCE = 4

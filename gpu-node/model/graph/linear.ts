@@ -7,16 +7,18 @@ import { LORA_OP } from '../../ort/lora-kernel/lora-op.ts'
 import { OP_DOMAIN } from '../../ort/machine-code/custom-op.ts'
 import { QUANTISED_BLOCK } from '../quantise.ts'
 import { kernelShape } from './adapter-table.ts'
-import { type BuildForm, isTiled } from './graph-form.ts'
-import { HEAD_SIZES, LORA_HEAD_ROWS, LORA_ROWS, loraInputs, STEP_SIZES } from './graph-names.ts'
+import { type BuildForm, isTiled, matrixBits } from './graph-form.ts'
+import { HEAD_SIZES, LORA_HEAD_ROWS, LORA_ROWS, loraInputs } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
+import { writeStepTokens } from './step-tokens.ts'
 import { isHead, type MatrixPlan } from './weight-plan.ts'
-
-const BITS = { int8: 8, int4: 4 } as const
 
 /** `x`: `[…, in]`; returns `[…, out]`. */
 export function writeLinear(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string): string {
   const base = writeBase(graph, form, matrix, x)
+  if (form.adapt !== undefined) {
+    return form.adapt(graph, matrix, x, base)
+  }
   if (form.lora === 'none' || (isHead(matrix) && !form.head)) {
     return base
   }
@@ -46,11 +48,16 @@ function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: s
     const product = writeTiled(graph, matrix, x)
     return bias === '' ? product : graph.node('Add', [product, bias])
   }
-  const bits = BITS[weights]
+  const bits = matrixBits(weights, matrix)
   const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
-  const weight = graph.weight(`${name}.weight`, 'uint8', [outFeatures, blocks, (QUANTISED_BLOCK * bits) / 8])
-  const scales = graph.weight(`${name}.scales`, 'float32', [outFeatures, blocks])
-  const product = graph.node('MatMulNBits', [x, weight, scales], {
+  const inputs = [
+    graph.weight(`${name}.weight`, 'uint8', [outFeatures, blocks, (QUANTISED_BLOCK * bits) / 8]),
+    graph.weight(`${name}.scales`, 'float32', [outFeatures, blocks]),
+  ]
+  if (bits === 4) {
+    inputs.push(graph.weight(`${name}.zeros`, 'uint8', [outFeatures, Math.ceil(blocks / 2)]))
+  }
+  const product = graph.node('MatMulNBits', [x, ...inputs], {
     domain: MICROSOFT,
     // accuracy_level 4: activations are quantised to int8 block by block, each row by itself.
     attributes: { K: inFeatures, N: outFeatures, bits, block_size: QUANTISED_BLOCK, accuracy_level: 4 },
@@ -61,7 +68,7 @@ function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: s
 function writeTiled(graph: GraphWriter, matrix: MatrixPlan, x: string): string {
   const { name, inFeatures, outFeatures } = matrix
   const weight = graph.weight(`${name}.tiles`, 'uint8', [tiledBytes(inFeatures, outFeatures)])
-  const sizes = graph.input(isHead(matrix) ? HEAD_SIZES : STEP_SIZES, 'int64', [3])
+  const sizes = isHead(matrix) ? graph.input(HEAD_SIZES, 'int64', [3]) : writeStepTokens(graph)
   const shape = graph.int64([inFeatures, outFeatures])
   const options = { domain: OP_DOMAIN, outputs: 2 }
   const [product] = graph.nodes(linearOpType(inFeatures), [x, weight, shape, sizes], options)

@@ -4,7 +4,7 @@ import type { OrtEnvironment } from '../../ort/environment.ts'
 import { tileMatrix } from '../../ort/linear-kernel/linear-layout.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
-import { isTiled, type WeightFormat } from '../graph/graph-form.ts'
+import { isTiled, matrixBits, type WeightFormat } from '../graph/graph-form.ts'
 import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
 import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
 import type { CachedWeight, WeightCache } from '../weight-cache.ts'
@@ -82,7 +82,7 @@ async function readOrMakeWeights(
   return weights
 }
 
-async function makeMatrix(
+export async function makeMatrix(
   source: WeightSource,
   matrix: MatrixPlan,
   format: WeightFormat,
@@ -93,7 +93,7 @@ async function makeMatrix(
   if (format === 'f32' || name.endsWith('.router')) {
     return [floats(`${name}.weight`, [outFeatures, inFeatures], await readMatrix(source, matrix)), ...bias]
   }
-  const bits = format === 'int8' ? 8 : 4
+  const bits = matrixBits(format, matrix)
   const quantised = allocateQuantised(outFeatures, inFeatures, bits)
   await eachRows(source, matrix, (row, values) => quantiseRows(quantised, row, values))
   if (isTiled({ weights: format, tiled }, matrix)) {
@@ -101,9 +101,18 @@ async function makeMatrix(
     return [{ name: `${name}.tiles`, type: 'uint8', shape: [data.length], data }, ...bias]
   }
   const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
+  const bytes = (key: string, shape: number[], data: Uint8Array): CachedWeight => ({
+    name: `${name}.${key}`,
+    type: 'uint8',
+    shape,
+    data,
+  })
+  const { weight, scales, zeroPoints } = quantised
+  const zeros = zeroPoints === undefined ? [] : [bytes('zeros', [outFeatures, Math.ceil(blocks / 2)], zeroPoints)]
   return [
-    { name: `${name}.weight`, type: 'uint8', shape: [outFeatures, blocks, 4 * bits], data: quantised.weight },
-    floats(`${name}.scales`, [outFeatures, blocks], quantised.scales),
+    bytes('weight', [outFeatures, blocks, 4 * bits], weight),
+    floats(`${name}.scales`, [outFeatures, blocks], scales),
+    ...zeros,
     ...bias,
   ]
 }
@@ -163,7 +172,7 @@ async function readBias(source: WeightSource, matrix: MatrixPlan): Promise<Float
   return multiplyInPlace(bias, matrix.multiplier)
 }
 
-async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): Promise<CachedWeight[]> {
+export async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): Promise<CachedWeight[]> {
   const stored = await source.readTensor(spec.weight)
   const weight = floats(`${name}.weight`, [size], spec.addOne ? stored.map((value) => value + 1) : stored)
   return spec.bias === undefined
@@ -171,7 +180,7 @@ async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): P
     : [weight, floats(`${name}.bias`, [size], await source.readTensor(spec.bias))]
 }
 
-function ropeWeights(decoder: DecoderSpec): CachedWeight[] {
+export function ropeWeights(decoder: DecoderSpec): CachedWeight[] {
   return decoder.ropeTables.flatMap((table, i) => ropeWeight(`rope.${i}`, table))
 }
 

@@ -17,6 +17,8 @@ export interface EngineLimits {
   prefixBlock: number
   /** A sequence whose adapter finds no slot is passed over by others for at most this long; then a slot is kept for it. */
   maxPassedOverMs: number
+  /** Most tokens that are guessed ahead for a sequence that runs alone (prompt-lookup.ts); 0 turns guessing off. */
+  maxGuesses: number
   /** A tenant below its share of rows waits at most this long before another gives one up. */
   preemptAfterMs: number
 }
@@ -30,5 +32,6 @@ export const DEFAULT_LIMITS: EngineLimits = {
   prefixCacheBytes: 256 * 2 ** 20,
   prefixBlock: 16,
   maxPassedOverMs: 2_000,
+  maxGuesses: 15,
   preemptAfterMs: 250,
 }

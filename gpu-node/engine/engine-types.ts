@@ -92,6 +92,9 @@ export interface EngineStats {
   /** Running sequences that gave up their row to a tenant below its share; they go on later. */
   preemptions: number
   prefixBytes: number
+  /** Tokens guessed ahead for a sequence that ran alone, and those of them that came true. */
+  guessedTokens: number
+  rightGuesses: number
   /** Violations found by the idle-time invariant check; a healthy engine has none. */
   invariantViolations: string[]
 }

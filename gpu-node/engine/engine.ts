@@ -78,7 +78,7 @@ export class Engine {
     this.#hasMasks = masks !== undefined
     this.#now = now
     this.#table = new SequenceTable({ runner, limits: this.#limits, masks, now, emit })
-    this.#steps = new StepRunner(runner, this.#table, masks, now)
+    this.#steps = new StepRunner({ runner, table: this.#table, masks, maxGuesses: this.#limits.maxGuesses, now })
     this.#admitter = new Admitter(this.#table, this.#limits, runner.maxRows)
   }
 
@@ -173,6 +173,8 @@ export class Engine {
       maxAbortSteps: this.#maxAbortSteps,
       preemptions: this.#table.preemptions,
       prefixBytes: prefixes.bytes,
+      guessedTokens: this.#steps.guessedTokens,
+      rightGuesses: this.#steps.rightGuesses,
       residentAdapters: slots
         .resident()
         .map(({ digest, bytes, leases, pinned }) => ({ digest, bytes, leases, pinned })),
@@ -230,7 +232,7 @@ export class Engine {
 
   #run(plan: StepPlan, prefilling: readonly Sequence[]): StepOutcome {
     try {
-      if (plan.decode) {
+      if (plan.decode && (plan.prefill !== undefined || !this.#steps.decodeAhead())) {
         const started = this.#now()
         this.#steps.decode()
         this.#costs.decodeMs = smoothed(this.#costs.decodeMs, this.#now() - started)

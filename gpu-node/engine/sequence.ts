@@ -2,6 +2,7 @@
 
 import type { PackedAdapter } from '../model/packed-adapter.ts'
 import type { SequenceFinish, SequenceRequest } from './engine-types.ts'
+import type { GuessTally } from './prompt-lookup.ts'
 import { TokenHistory } from './sampling/score-changes.ts'
 
 /**
@@ -23,6 +24,8 @@ export interface GenerateWork {
   kind: 'generate'
   request: SequenceRequest
   history: TokenHistory
+  /** Made when it first runs alone. */
+  guesses?: GuessTally
   /** Filled as the prompt runs, when asked for; `[promptLength]`, the first NaN. */
   promptLogprobs?: Float32Array
 }

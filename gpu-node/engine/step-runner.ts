@@ -6,6 +6,7 @@
 import { RingletError } from '../../shared/errors.ts'
 import type { GeneratedToken, ModelRunner } from './engine-types.ts'
 import type { MaskSource, MaskState } from './mask-source.ts'
+import { GuessTally, lookUp } from './prompt-lookup.ts'
 import { Sampler } from './sampling/sampler.ts'
 import { type EmbedWork, endReached, type GenerateWork, type Sequence } from './sequence.ts'
 import type { SequenceTable } from './sequence-table.ts'
@@ -22,21 +23,33 @@ export class RunFailed extends Error {
   }
 }
 
+export interface StepRunnerParts {
+  runner: ModelRunner
+  table: SequenceTable
+  masks: MaskSource | undefined
+  maxGuesses: number
+  now: () => number
+}
+
 export class StepRunner {
   readonly #runner: ModelRunner
   readonly #table: SequenceTable
   readonly #masks: MaskSource | undefined
   readonly #now: () => number
   readonly #sampler: Sampler
+  readonly #maxGuesses: number
   readonly #tokens: Int32Array
   readonly #positions: Int32Array
   prefillTokens = 0
   decodeTokens = 0
+  guessedTokens = 0
+  rightGuesses = 0
 
-  constructor(runner: ModelRunner, table: SequenceTable, masks: MaskSource | undefined, now: () => number) {
+  constructor({ runner, table, masks, maxGuesses, now }: StepRunnerParts) {
     this.#runner = runner
     this.#table = table
     this.#masks = masks
+    this.#maxGuesses = maxGuesses
     this.#now = now
     this.#sampler = new Sampler(runner.vocabSize)
     this.#tokens = new Int32Array(runner.maxRows)
@@ -72,6 +85,43 @@ export class StepRunner {
         this.#draw(sequence, logits.subarray(batchRow * vocabSize, (batchRow + 1) * vocabSize))
       }
     }
+  }
+
+  /**
+   * In place of `decode`, when one sequence runs alone and its text suggests how it goes on: one run over its newest token and
+   * the guesses after it. Each draw is made as if the tokens had come one by one, so a wrong guess changes nothing: its
+   * position is written again. False when there is nothing to guess.
+   */
+  decodeAhead(): boolean {
+    const [sequence, ...others] = this.#table.rows.running()
+    if (sequence === undefined || others.length > 0 || sequence.heldLogits !== undefined) {
+      return false
+    }
+    // Running sequences generate.
+    const work = sequence.work as GenerateWork
+    const guesses = this.#guess(sequence, work)
+    if (guesses.length === 0) {
+      return false
+    }
+    const tokens = Int32Array.of(sequence.tokens[sequence.filled] as number, ...guesses)
+    const chunk = { ...chunkOf(sequence, 1), tokens }
+    const logits = attempt(() => this.#runner.prefill({ ...chunk, logits: 'all' }))
+    const { vocabSize } = this.#runner
+    let right = 0
+    for (let i = 0; i < tokens.length; i++) {
+      sequence.filled++
+      this.decodeTokens++
+      this.#table.queue.charge(sequence.tenantId, DECODE_TOKEN_COST)
+      this.#draw(sequence, logits.subarray(i * vocabSize, (i + 1) * vocabSize))
+      if (sequence.status !== 'running' || sequence.tokens[sequence.length - 1] !== guesses[i]) {
+        break
+      }
+      right++
+    }
+    work.guesses?.report(guesses.length, right)
+    this.guessedTokens += guesses.length
+    this.rightGuesses += right
+    return true
   }
 
   /** The next `tokens` tokens of one prompt; with the last of them, the first draw. */
@@ -118,6 +168,17 @@ export class StepRunner {
       }
     }
     return drew
+  }
+
+  /** A grammar's masks come token by token, so its sequences are not guessed for. */
+  #guess(sequence: Sequence, work: GenerateWork): Int32Array {
+    if (this.#maxGuesses === 0 || work.request.grammarId !== undefined) {
+      return new Int32Array(0)
+    }
+    work.guesses ??= new GuessTally(this.#maxGuesses)
+    // The last token of all is drawn, not run.
+    const room = sequence.tokens.length - sequence.length - 1
+    return lookUp(sequence.tokens, sequence.length, Math.max(0, Math.min(work.guesses.next(), room)))
   }
 
   #draw(sequence: Sequence, logits: Float32Array): void {

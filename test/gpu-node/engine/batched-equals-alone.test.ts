@@ -67,6 +67,7 @@ const limits = fc.record({
   maxPrefilling: fc.integer({ min: 1, max: 4 }),
   prefixCacheBytes: fc.constantFrom(0, 200, 4096),
   prefixBlock: fc.constantFrom(4, 16),
+  maxGuesses: fc.constantFrom(0, 2, 15),
   preemptAfterMs: fc.constantFrom(0, 3, 1_000_000),
   maxPassedOverMs: fc.constantFrom(5, 1_000_000),
 })
@@ -74,6 +75,7 @@ const limits = fc.record({
 test('each sequence gets the tokens that it gets alone, for any arrivals, adapters, lengths, aborts and chunk sizes', () => {
   let preemptions = 0
   let prefixHits = 0
+  let rightGuesses = 0
   fc.assert(
     fc.property(fc.array(arrival, { minLength: 1, maxLength: 16, size: 'max' }), limits, (arrivals, chosenLimits) => {
       const harness = new EngineHarness({ runner: new ArithmeticRunner(SMALL_ARITHMETIC), limits: chosenLimits })
@@ -120,12 +122,14 @@ test('each sequence gets the tokens that it gets alone, for any arrivals, adapte
       })
       preemptions += harness.engine.stats().preemptions
       prefixHits += harness.engine.stats().prefixHitTokens
+      rightGuesses += harness.engine.stats().rightGuesses
     }),
     { numRuns: 150 },
   )
   // The cases do reach the paths that move KV about.
   expect(preemptions).toBeGreaterThan(0)
   expect(prefixHits).toBeGreaterThan(50)
+  expect(rightGuesses).toBeGreaterThan(0)
 })
 
 /** Its delivered tokens end it already; with log-probabilities of the prompt to give, it runs all the same. */

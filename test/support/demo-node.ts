@@ -24,11 +24,15 @@ export interface DemoNode {
 
 export const adapterNamed = (id: string): AdapterSelection => ({ kind: 'single', ref: { source: 'local', id } })
 
-export async function startDemoNode(flags: string[] = [], limits: Partial<NodeLimits> = {}): Promise<DemoNode> {
+export async function startDemoNode(
+  flags: string[] = [],
+  limits: Partial<NodeLimits> = {},
+  environment: Record<string, string> = {},
+): Promise<DemoNode> {
   const state = await mkdtemp(join(tmpdir(), 'ringlet-node-'))
   const files = ['--model', 'models/demo/base', '--adapter-root', 'models/demo/adapters', '--state', state]
   const sizes = ['--dtype', 'f32', '--threads', '1', '--max-sequences', '8', '--max-positions', '256']
-  const config = readConfig([...files, ...sizes, '--node-id', TEST_NODE, ...flags], 1, {})
+  const config = readConfig([...files, ...sizes, '--node-id', TEST_NODE, ...flags], 1, environment)
   if (config === 'help') {
     throw new Error('unreachable: no --help')
   }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import type { EventSourceMessage } from 'eventsource-parser'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type LoraxEvent, loraxEventSchema } from '../../../shared/api/lorax-reply.ts'
@@ -6,6 +6,7 @@ import { chatChunkSchema, completionChunkSchema } from '../../../shared/api/open
 import { toBase64Url } from '../../../shared/base64url.ts'
 import { DELIVERED_HEADER, type Ticket } from '../../../shared/ticket.ts'
 import { adapterNamed, type DemoNode, startDemoNode } from '../../support/demo-node.ts'
+import { startFakeHub } from '../../support/fake-hub.ts'
 import { ticketHeaders } from '../../support/mint-ticket.ts'
 import { readEvents } from '../../support/sse-reader.ts'
 
@@ -239,17 +240,43 @@ describe('progress', () => {
     expect(loraxEvents(tokens).at(-1)?.generated_text).toBe(golden.greedy_text.redact?.[0])
   })
 
-  test('a load that takes long opens the stream with a heartbeat; a failure is then an event with a code', async () => {
-    const { limits } = node.built.context
-    const usual = limits.heartbeatMs
-    limits.heartbeatMs = 1
+  test('a failure after the stream has opened is an event with a code', async () => {
+    const headers = { 'x-progress': '1' }
+    const streamed = await stream('/generate_stream', lorax(), { adapter: adapterNamed('nobody') }, headers)
+    expect(JSON.parse(streamed.events.at(-1)?.data ?? '')).toMatchObject({ code: 'adapter_not_found' })
+    expect(streamed.text.endsWith(': end\n\n')).toBe(true)
+  })
+})
+
+describe('a load that takes long', () => {
+  test('opens the stream, which says that it lives until the tokens come', async () => {
+    const hub = await startFakeHub()
+    const directory = 'models/demo/adapters/pirate'
+    const names = await readdir(directory)
+    const files = Object.fromEntries(
+      await Promise.all(names.map(async (name) => [name, await readFile(`${directory}/${name}`)] as const)),
+    )
+    hub.commit({ id: 'slow/pirate', files })
+    const release = hub.stall('slow/pirate')
+    const slow = await startDemoNode([], { heartbeatMs: 20 }, { HF_ENDPOINT: hub.url })
     try {
-      const headers = { 'x-progress': '1' }
-      const streamed = await stream('/generate_stream', lorax(), { adapter: adapterNamed('nobody') }, headers)
-      expect(JSON.parse(streamed.events.at(-1)?.data ?? '')).toMatchObject({ code: 'adapter_not_found' })
-      expect(streamed.text.endsWith(': end\n\n')).toBe(true)
+      const adapter = { kind: 'single' as const, ref: { source: 'hub' as const, id: 'slow/pirate' } }
+      const response = await slow.post('/generate_stream', lorax(), { adapter })
+      expect(response.status).toBe(200)
+      const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader()
+      let text = ''
+      while (!text.startsWith(':\n\n:\n\n')) {
+        text += (await reader?.read())?.value ?? ''
+      }
+      release()
+      for (let read = await reader?.read(); read?.done === false; read = await reader?.read()) {
+        text += read.value
+      }
+      expect(text).toContain(JSON.stringify(golden.greedy_text.pirate?.[0]))
+      expect(text.endsWith(': end\n\n')).toBe(true)
     } finally {
-      limits.heartbeatMs = usual
+      await slow.close()
+      await hub.close()
     }
   })
 })

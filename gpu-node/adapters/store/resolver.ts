@@ -46,7 +46,7 @@ export class Resolver {
   readonly #refusals: LRUCache<string, RingletError>
   /** The last answer for a ref and token, for when the home can't be reached. */
   readonly #last = new LRUCache<string, Located>({ max: MAX_REMEMBERED })
-  /** Tokens are kept as salted hashes. */
+  /** In keys a token stands as a salted hash. */
   readonly #salt = randomBytes(16)
 
   constructor(options: ResolverOptions, index: ContentIndex) {

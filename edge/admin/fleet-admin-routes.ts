@@ -57,11 +57,18 @@ export function fleetAdminRoutes(): Hono<AppEnv> {
       throw new RingletError('field_invalid', 'missing query `adapter`', { param: 'adapter' })
     }
     const asked = { kind: 'single', ref: await toRef(c, name) } as const
-    const { state, routingSecret, fleet } = forwardDeps(c)
+    const { state, routingSecret, region, fleet } = forwardDeps(c)
     const selection = await pinned(c, asked)
     const placementKey = selectionKey(asked)
     return c.json(
-      explainPlacement({ selection, placementKey, routingSecret, snapshot: await fleet(), router: state.router }),
+      explainPlacement({
+        selection,
+        placementKey,
+        routingSecret,
+        region,
+        snapshot: await fleet(),
+        router: state.router,
+      }),
     )
   })
 
@@ -105,7 +112,7 @@ async function chooseNodes(
   ref: AdapterRef,
   named: string | undefined,
 ): Promise<readonly FleetNode[]> {
-  const { state, routingSecret, fleet } = forwardDeps(c)
+  const { state, routingSecret, region, fleet } = forwardDeps(c)
   const snapshot = await fleet()
   if (snapshot.nodes.length === 0) {
     throw new RingletError('no_node', 'no node is in the fleet', { retryAfterSeconds: 2 })
@@ -114,7 +121,8 @@ async function chooseNodes(
     return snapshot.nodes
   }
   const selection = { kind: 'single', ref } as const
-  const query = { selection, placementKey: selectionKey(selection), routingSecret, snapshot, router: state.router }
+  const placementKey = selectionKey(selection)
+  const query = { selection, placementKey, routingSecret, region, snapshot, router: state.router }
   const wanted = named ?? explainPlacement(query).chosen?.nodeId
   const found = snapshot.nodes.filter((node) => node.nodeId === wanted)
   if (found.length === 0) {

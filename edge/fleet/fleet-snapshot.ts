@@ -1,6 +1,7 @@
 /** What an isolate knows of the fleet: the nodes that are alive, as of a second or two ago. */
 
 import type { ResidentIndex } from '../routing/place.ts'
+import { createRegionRings, type RegionRing } from '../routing/regions.ts'
 import { createRing, type Ring } from '../routing/ring.ts'
 import type { NodeReport } from './membership.ts'
 
@@ -25,16 +26,20 @@ export interface FleetSnapshot {
    * the fleet forms the ring, and the others wait until they are that part.
    */
   ring: Ring<FleetNode>
+  /** The ring's nodes by region (`regionOf`). */
+  regions: ReadonlyMap<string, RegionRing<FleetNode>>
 }
 
 export function createFleetSnapshot(nodes: readonly FleetNode[], takenAt: number): FleetSnapshot {
   const sorted = [...nodes].sort((a, b) => (a.nodeId < b.nodeId ? -1 : 1))
   const steady = sorted.filter((node) => !node.damped)
+  const ring = createRing(withOneBase(steady.length > 0 ? steady : sorted))
   return {
     nodes: sorted,
     baseModels: [...new Set(sorted.map((node) => node.baseModel))],
     takenAt,
-    ring: createRing(withOneBase(steady.length > 0 ? steady : sorted)),
+    ring,
+    regions: createRegionRings(ring),
   }
 }
 

@@ -68,11 +68,15 @@ export async function attemptNode(
 }
 
 /**
- * By the code; without one the answer is not a node's but of something in between (a tunnel that lost its origin says 502 or
- * 530), and another node may be better off.
+ * By the code; without one the answer is not a node's but of something in between. A tunnel that lost its origin says 502 or
+ * 530, and another node may be better off; one that ran out of patience says 504 or 524, and a second try would take as long.
  */
 function mayRetry({ status, code }: Refusal): boolean {
-  return code === undefined ? status >= 500 : ERROR_KINDS[code].retryElsewhere
+  return code === undefined ? status >= 500 && !isTimeout(status) : ERROR_KINDS[code].retryElsewhere
+}
+
+export function isTimeout(status: number): boolean {
+  return status === 504 || status === 524
 }
 
 const MAX_REFUSAL_BYTES = 64 * 1024

@@ -54,15 +54,15 @@ export function createEventFramer(progress: StreamProgress): EventFramer {
 
   const takeEvent = (event: Uint8Array, out: Uint8Array[]): void => {
     if (ended) {
-      out.push(...held, event)
+      append(out, [...held, event])
       held = []
     } else if (id !== undefined) {
       if (advance(progress, id)) {
-        out.push(...held, event)
+        append(out, [...held, event])
       }
       held = []
     } else if (isComment) {
-      out.push(event)
+      append(out, [event])
     } else {
       held.push(event)
     }
@@ -140,6 +140,18 @@ function advance(progress: StreamProgress, id: string): boolean {
   progress.delivered[choice] = known
   progress.tokens += ids.length
   return true
+}
+
+/** Joins events that lie one behind the other in the same bytes: each write to the client costs as much as many events. */
+function append(out: Uint8Array[], events: readonly Uint8Array[]): void {
+  for (const event of events) {
+    const last = out.at(-1)
+    if (last !== undefined && last.buffer === event.buffer && last.byteOffset + last.length === event.byteOffset) {
+      out[out.length - 1] = new Uint8Array(last.buffer, last.byteOffset, last.length + event.length)
+    } else {
+      out.push(event)
+    }
+  }
 }
 
 function concat(a: Uint8Array, b: Uint8Array): Uint8Array {

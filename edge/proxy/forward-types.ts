@@ -77,6 +77,8 @@ export interface ForwardDeps {
   ticketKeys: TicketKeys
   /** Keys the rendezvous hash, so that tenants can't choose ids that land on one node. */
   routingSecret: string
+  /** The client's region: in production its continent, as Cloudflare knows it. */
+  region?: string | undefined
   fetch: typeof fetch
   now: () => number
   random: () => number

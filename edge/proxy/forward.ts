@@ -1,9 +1,9 @@
 /** From an authorised request to the client's response: reach a node, then relay its stream or hand over its reply. */
 
 import { RingletError } from '../../shared/errors.ts'
-import type { Connection, Refusal } from './attempt.ts'
+import { type Connection, isTimeout, type Refusal } from './attempt.ts'
 import type { Forward, ForwardDeps, ForwardRequest, ForwardUsage } from './forward-types.ts'
-import { reachNode } from './reach-node.ts'
+import { RETRY_AFTER_SECONDS, reachNode } from './reach-node.ts'
 import { throwIfEnded } from './request-end.ts'
 import { responseHeaders } from './response-headers.ts'
 import { isEventStream, relayStream } from './stream-relay.ts'
@@ -15,6 +15,7 @@ export const forward: Forward = async (request, deps) => {
     selection: request.selection,
     placementKey: request.placementKey,
     routingSecret: deps.routingSecret,
+    region: deps.region,
   }
   const pick = deps.state.router.open(query, await deps.fleet())
   const tries = { made: 0 }
@@ -25,8 +26,9 @@ export const forward: Forward = async (request, deps) => {
         throw reached.error
       }
       if (reached.kind === 'refused') {
+        const response = refusalResponse(reached.refusal)
         end({ outcome: reached.refusal.code ?? `status_${reached.refusal.status}` })
-        return refusalResponse(reached.refusal)
+        return response
       }
       const { connection } = reached
       if (isEventStream(connection.response)) {
@@ -73,7 +75,13 @@ async function readReply(connection: Connection, request: ForwardRequest, deps: 
   }
 }
 
-function refusalResponse({ status, headers, body }: Refusal): Response {
+/** As the node said it; the page of a tunnel between is not for the client. */
+function refusalResponse({ status, headers, body, code }: Refusal): Response {
+  if (code === undefined && status >= 500) {
+    throw isTimeout(status)
+      ? new RingletError('deadline_exceeded', 'the node took longer than its connection lasts; stream long answers')
+      : new RingletError('node_unreachable', 'no node could be reached', { retryAfterSeconds: RETRY_AFTER_SECONDS })
+  }
   const kept = new Headers({ 'content-type': headers.get('content-type') ?? 'application/json' })
   const retryAfter = headers.get('retry-after')
   if (retryAfter !== null) {

@@ -22,9 +22,9 @@ export async function prefetchEarly(request: PrefetchRequest, deps: ForwardDeps)
     return
   }
   const { selection, placementKey } = request
-  const { routingSecret } = deps
+  const { routingSecret, region } = deps
   const snapshot = await deps.fleet()
-  const placement = deps.state.router.preview({ selection, placementKey, routingSecret }, snapshot)
+  const placement = deps.state.router.preview({ selection, placementKey, routingSecret, region }, snapshot)
   if (placement !== undefined) {
     hint(request, snapshot.ring.nodes[placement.index]!, deps)
   }

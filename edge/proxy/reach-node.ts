@@ -14,7 +14,7 @@ export type Reached =
   | { kind: 'nobody'; error: RingletError }
 
 /** After how long a client should come again when the fleet has no room or no node. */
-const RETRY_AFTER_SECONDS = 2
+export const RETRY_AFTER_SECONDS = 2
 
 /** How many nodes were tried for a request so far; one object a request, one more for each continuation. */
 export interface Tries {

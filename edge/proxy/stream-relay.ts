@@ -34,8 +34,8 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   const digest = first.response.headers.get('x-adapter-digest')
   let upstream: Upstream | undefined = toUpstream(first, progress)
   let ended = false
-  /** Since when the client has taken nothing; `undefined` while a read of it waits for bytes. */
-  let idleSince: number | undefined = deps.now()
+  /** Since when a write waits for the client to take it. */
+  let writingSince: number | undefined
   let barrenBreaks = 0
   let tokensAtBreak = 0
 
@@ -52,14 +52,14 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   request.clientSignal.addEventListener('abort', leave)
   const { clientIdleMs } = deps.state.timings
   const idleWatch = setInterval(() => {
-    if (idleSince !== undefined && deps.now() - idleSince >= clientIdleMs) {
+    if (writingSince !== undefined && deps.now() - writingSince >= clientIdleMs) {
       leave()
     }
   }, clientIdleMs / 4)
 
-  /** The next bytes for the client; `undefined` after the last. */
+  /** The next bytes for the client; `undefined` after the last, or when nobody waits for them. */
   const next = async (): Promise<Uint8Array[] | undefined> => {
-    for (;;) {
+    while (!ended) {
       throwIfEnded(request)
       if (upstream === undefined) {
         upstream = await continueElsewhere()
@@ -67,7 +67,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
       }
       const { reader, framer, connection } = upstream
       const bytes = await readEvents(upstream)
-      if (bytes === 'closed' && framer.ended()) {
+      if (ended || (bytes === 'closed' && framer.ended())) {
         return undefined
       }
       if (bytes !== 'closed' && bytes !== 'broken') {
@@ -83,6 +83,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
       upstream = undefined
       noteBreak(connection)
     }
+    return undefined
   }
 
   const noteBreak = ({ route: { node } }: Connection): void => {
@@ -111,7 +112,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
       if (typeof round !== 'string') {
         return round
       }
-      if (deps.now() >= deadline) {
+      if (ended || deps.now() >= deadline) {
         throw lost(round)
       }
       await sleep(timings.patienceStepMs)
@@ -132,6 +133,10 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
         return why
       }
       const { connection } = reached
+      if (ended) {
+        connection.close()
+        return 'the client has left'
+      }
       if (connection.response.headers.get('x-adapter-digest') === digest && isEventStream(connection.response)) {
         const nodeId = connection.route.node.nodeId
         deps.log('stream_continued', { requestId: request.requestId, nodeId, tokens: progress.tokens })
@@ -143,37 +148,38 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
     }
   }
 
-  return new ReadableStream<Uint8Array>(
-    {
-      pull: async (controller) => {
-        idleSince = undefined
-        let bytes: Uint8Array[] | undefined
-        let outcome = 'ok'
-        try {
-          bytes = await next()
-        } catch (error) {
-          outcome = outcomeOf(error)
-          if (!ended) {
-            controller.enqueue(toEvent(error, request))
-          }
+  // workerd's own pipe: a third less work an event than a stream of our own, and a write ends when the client took it, so
+  // that a slow client holds its node back as it would without the edge.
+  const { readable, writable } = new IdentityTransformStream()
+  const writer = writable.getWriter()
+  writer.closed.catch(leave)
+
+  const write = async (chunk: Uint8Array): Promise<void> => {
+    writingSince = deps.now()
+    await writer.write(chunk).catch(leave)
+    writingSince = undefined
+  }
+
+  const relay = async (): Promise<void> => {
+    let outcome = 'ok'
+    try {
+      for (let chunks = await next(); chunks !== undefined; chunks = await next()) {
+        for (const chunk of chunks) {
+          await write(chunk)
         }
-        idleSince = deps.now()
-        if (ended) {
-          return
-        }
-        for (const chunk of bytes ?? []) {
-          controller.enqueue(chunk)
-        }
-        if (bytes === undefined) {
-          finish(outcome)
-          controller.close()
-        }
-      },
-      cancel: leave,
-    },
-    // No reading ahead of the client: a slow client holds its node back, as it would without the edge.
-    { highWaterMark: 0 },
-  )
+      }
+    } catch (error) {
+      outcome = outcomeOf(error)
+      if (!ended) {
+        await write(toEvent(error, request))
+      }
+    }
+    finish(outcome)
+    // Fails where the client has left, and with that the stream is as closed as it can be.
+    await writer.close().catch(() => undefined)
+  }
+  void relay()
+  return readable
 }
 
 export function isEventStream(response: Response): boolean {

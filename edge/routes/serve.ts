@@ -67,11 +67,18 @@ export function forwardDeps(c: AppContext): ForwardDeps {
     waitUntil,
     ticketKeys: { keys: services.config.RINGLET_TICKET_KEYS },
     routingSecret: services.config.RINGLET_ROUTING_SEED,
+    region: continentOf(c.req.raw),
     fetch: services.fetch,
     now: services.now,
     random: services.random,
     log: services.log,
   }
+}
+
+/** Absent where Cloudflare is not in front. */
+function continentOf(request: Request): string | undefined {
+  const continent = request.cf?.continent
+  return typeof continent === 'string' ? continent : undefined
 }
 
 export function resolve(c: AppContext, fields: AdapterFields, snapshot: FleetSnapshot): Promise<ResolvedSelection> {

@@ -44,19 +44,21 @@ export interface ExplainQuery {
   selection: AdapterSelection
   placementKey: string
   routingSecret: string
+  /** The client's, as for a request. */
+  region?: string | undefined
   snapshot: FleetSnapshot
   router: Pick<Router, 'loads' | 'hot' | 'bound' | 'isSuspect' | 'preview'>
 }
 
 export function explainPlacement(query: ExplainQuery): PlacementExplanation {
-  const { selection, placementKey, routingSecret, snapshot, router } = query
+  const { selection, placementKey, routingSecret, region, snapshot, router } = query
   const { ring } = snapshot
   const key = keyHash(placementKey, routingSecret)
   const resident = residentHash(selectionKey(selection))
   const owners = router.hot.owners(key)
   const loads = router.loads(snapshot)
   const total = loads.reduce((sum, load) => sum + load, 0)
-  const placement = router.preview({ selection, placementKey, routingSecret }, snapshot)
+  const placement = router.preview({ selection, placementKey, routingSecret, region }, snapshot)
   const ranked = rankOwners(ring, key, ring.nodes.length)
   const draining = ring.nodes.flatMap((node, index) => (node.draining ? [index] : []))
   const nodes = [...ranked, ...draining].map((index, position): ExplainedNode => {

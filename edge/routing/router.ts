@@ -7,12 +7,16 @@ import { keyHash, residentHash } from './hash.ts'
 import { createHotAdapters, type HotAdapters } from './hot-adapters.ts'
 import { createInFlight } from './in-flight.ts'
 import { type Placement, type PlacementReason, placeAdapter, placeBase } from './place.ts'
+import { regionOf } from './regions.ts'
+import type { Ring } from './ring.ts'
 
 export interface RouteQuery {
   selection: AdapterSelection
   /** `ForwardRequest.placementKey`. */
   placementKey: string
   routingSecret: string
+  /** Where the client is: nodes of this region come first while they have rows free. */
+  region?: string | undefined
 }
 
 /** A node for one attempt. */
@@ -113,6 +117,48 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
 
   const lastFailure = (node: FleetNode): number => failures.get(node.nodeId)?.order ?? 0
 
+  /** The placement among some nodes, without those that are skipped. */
+  const placeAmong = (
+    { ring, loads: inFlightOf }: { ring: Ring<FleetNode>; loads: Float64Array },
+    query: RouteQuery,
+    owners: number,
+    skipped: (node: FleetNode) => boolean,
+  ): Placement | undefined => {
+    const key = keyHash(query.placementKey, query.routingSecret)
+    const tried = new Set<number>()
+    for (let index = 0; index < ring.nodes.length; index++) {
+      if (skipped(ring.nodes[index]!)) {
+        tried.add(index)
+      }
+    }
+    if (query.selection.kind === 'base') {
+      return placeBase({ ring, loads: inFlightOf, key, tried })
+    }
+    const resident = residentHash(selectionKey(query.selection))
+    return placeAdapter({ ring, loads: inFlightOf, key, tried, bound, owners, resident })
+  }
+
+  /** Near the client, where a node has a row free; in the whole ring's indices. */
+  const placeNear = (
+    query: RouteQuery,
+    snapshot: FleetSnapshot,
+    owners: number,
+    skipped: (node: FleetNode) => boolean,
+  ): Placement | undefined => {
+    const near = query.region === undefined ? undefined : snapshot.regions.get(regionOf(query.region))
+    if (near === undefined) {
+      return undefined
+    }
+    const all = loads(snapshot)
+    const nearLoads = Float64Array.from(near.indices, (index) => all[index]!)
+    const placement = placeAmong({ ring: near.ring, loads: nearLoads }, query, owners, skipped)
+    if (placement === undefined || nearLoads[placement.index]! >= near.ring.weights[placement.index]!) {
+      return undefined
+    }
+    const prefetch = placement.prefetch === undefined ? undefined : near.indices[placement.prefetch]
+    return { ...placement, index: near.indices[placement.index]!, prefetch }
+  }
+
   /** `never` nodes are not taken, `later` ones only when no other is left: then those first that failed longest ago. */
   const choose = (
     query: RouteQuery,
@@ -121,27 +167,15 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     never: (node: FleetNode) => boolean,
     later: (node: FleetNode) => boolean,
   ): Placement | undefined => {
-    const { ring } = snapshot
-    const key = keyHash(query.placementKey, query.routingSecret)
-    const resident = residentHash(selectionKey(query.selection))
-    const common = { ring, loads: loads(snapshot), key }
-    const without = (skipped: (node: FleetNode) => boolean) => {
-      const tried = new Set<number>()
-      for (let index = 0; index < ring.nodes.length; index++) {
-        if (skipped(ring.nodes[index]!)) {
-          tried.add(index)
-        }
-      }
-      return query.selection.kind === 'base'
-        ? placeBase({ ...common, tried })
-        : placeAdapter({ ...common, tried, bound, owners, resident })
-    }
-    const placement = without((node) => never(node) || later(node))
+    const skipped = (node: FleetNode) => never(node) || later(node)
+    const whole = { ring: snapshot.ring, loads: loads(snapshot) }
+    const placement = placeNear(query, snapshot, owners, skipped) ?? placeAmong(whole, query, owners, skipped)
     if (placement !== undefined) {
       return placement
     }
-    const oldest = Math.min(...ring.nodes.filter((node) => !never(node)).map(lastFailure))
-    return without((node) => never(node) || lastFailure(node) > oldest)
+    const left = snapshot.ring.nodes.filter((node) => !never(node))
+    const oldest = Math.min(...left.map(lastFailure))
+    return placeAmong(whole, query, owners, (node) => never(node) || lastFailure(node) > oldest)
   }
 
   const picker = (

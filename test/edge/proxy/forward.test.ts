@@ -115,6 +115,13 @@ describe('before the first byte', () => {
     expect(seenFor('bad-field')).toHaveLength(1)
   })
 
+  test('a tunnel that ran out of patience is no reason to begin again; its page is not passed on', async () => {
+    plan('slow-json', { kind: 'gateway_error', status: 524 })
+    const reply = await edge.ask({ adapter: 'slow-json', stream: false })
+    expect([reply.status, await reply.json()]).toMatchObject([504, { code: 'deadline_exceeded' }])
+    expect(seenFor('slow-json')).toHaveLength(1)
+  })
+
   test('when every node is full the client hears that, and when to come again', async () => {
     plan('full', ...times(3, { kind: 'refuse', code: 'queue_full', retryAfter: 3 }))
     const reply = await edge.ask({ adapter: 'full' })

@@ -1,7 +1,7 @@
 /** What the router remembers: loads between reports, hot adapters, nodes that did not answer; and how it explains itself. */
 
 import { describe, expect, test } from 'vitest'
-import { createFleetSnapshot, type FleetNode } from '../../../edge/fleet/fleet-snapshot.ts'
+import { createFleetSnapshot, type FleetNode, type FleetSnapshot } from '../../../edge/fleet/fleet-snapshot.ts'
 import { createResidentIndex, toResidentHashes } from '../../../edge/fleet/resident-index.ts'
 import { explainPlacement } from '../../../edge/routing/explain.ts'
 import { createHotAdapters, MAX_OWNERS } from '../../../edge/routing/hot-adapters.ts'
@@ -157,6 +157,44 @@ describe('nodes that did not answer', () => {
     expect(pick(snapshot)!.node.nodeId).toBe('c')
     expect(['a', 'b']).toContain(pick(snapshot)!.node.nodeId)
     expect(router.reopen(queryFor('x'), { baseDigest: 'other', dtype: 'f32' })(snapshot)).toBeUndefined()
+  })
+})
+
+describe('a client’s region', () => {
+  const ids = ['eu-1', 'eu-2', 'na-1', 'na-2']
+  const fleet = (busy: Record<string, number> = {}) =>
+    createFleetSnapshot(
+      ids.map((id) => node(id, { region: id.startsWith('eu') ? 'EU-west' : 'na', inFlight: busy[id] ?? 0 })),
+      1_000_000,
+    )
+  const nodesOf = (region: string | undefined, snapshot: FleetSnapshot) => {
+    const router = createRouter({ now: clock().now })
+    return new Set(
+      Array.from({ length: 40 }, (_, n) => {
+        const route = router.open({ ...queryFor(`adapter-${n}`), region }, snapshot)(snapshot)!
+        route.release()
+        return route.node.nodeId
+      }),
+    )
+  }
+
+  test('keeps requests near, spread over that region’s nodes', () => {
+    expect(nodesOf('EU', fleet())).toEqual(new Set(['eu-1', 'eu-2']))
+    expect(nodesOf('NA', fleet())).toEqual(new Set(['na-1', 'na-2']))
+  })
+
+  test('without nodes, unknown, or with all its rows taken, gives way to the whole ring', () => {
+    expect(nodesOf('AF', fleet()).size).toBe(4)
+    expect(nodesOf(undefined, fleet()).size).toBe(4)
+    expect(nodesOf('EU', fleet({ 'eu-1': 32, 'eu-2': 32 }))).toEqual(new Set(['na-1', 'na-2']))
+  })
+
+  test('that is lost is replaced within the same request', () => {
+    const router = createRouter({ now: clock().now })
+    const snapshot = fleet()
+    const pick = router.open({ ...queryFor('x'), region: 'EU' }, snapshot)
+    const order = ids.map(() => pick(snapshot)!.node.nodeId.slice(0, 2))
+    expect(order).toEqual(['eu', 'eu', 'na', 'na'])
   })
 })
 

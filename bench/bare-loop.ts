@@ -3,8 +3,9 @@
 import { buildDecoderGraph } from '../gpu-node/model/graph/decoder-graph.ts'
 import type { WeightFormat } from '../gpu-node/model/graph/graph-form.ts'
 import { planWeights } from '../gpu-node/model/graph/weight-plan.ts'
+import { KernelKvCache } from '../gpu-node/model/runner/kernel-kv-cache.ts'
 import { installKernels } from '../gpu-node/model/runner/kernels.ts'
-import { KvCache } from '../gpu-node/model/runner/kv-cache.ts'
+import { GroupQueryKvCache } from '../gpu-node/model/runner/kv-cache.ts'
 import { StepIo } from '../gpu-node/model/runner/step-io.ts'
 import { loadWeights, type WeightSource } from '../gpu-node/model/runner/weight-store.ts'
 import { OrtBinding } from '../gpu-node/ort/binding.ts'
@@ -27,16 +28,21 @@ export async function createBareLoop(options: BareLoopOptions): Promise<(rows: n
   const { decoder } = source
   const environment = new OrtEnvironment(options.threads)
   const plan = planWeights(decoder)
-  const { tiled, domain } = installKernels(environment.library, plan, dtype)
+  const kernels = installKernels(environment.library, decoder, plan, dtype)
+  const { tiled, domain } = kernels
+  const kv = kernels.kv === undefined ? undefined : { format: kernels.kv, positions: maxPositions }
   const { initializers } = await loadWeights(environment, source, plan, dtype, { tiled })
-  const form = { weights: dtype, lora: 'none', extras: false, head: false, tiled } as const
+  const form = { weights: dtype, lora: 'none', extras: false, head: false, tiled, kv } as const
   const model = buildDecoderGraph(decoder, plan, form)
   const session = new OrtSession(environment, {
     model,
     initializers,
     customOps: domain === undefined ? [] : [domain],
   })
-  const kv = new KvCache(environment, decoder, maxRows, maxPositions)
+  const cache =
+    kv === undefined
+      ? new GroupQueryKvCache(environment, decoder, maxRows, maxPositions)
+      : new KernelKvCache(environment, decoder, kv, maxRows)
   const { hiddenSize, vocabSize } = decoder
   const io = new StepIo(environment, {
     hiddenSize,
@@ -46,7 +52,10 @@ export async function createBareLoop(options: BareLoopOptions): Promise<(rows: n
     usesPositionIds: false,
   })
   io.embeddings.fill(0.1)
-  io.lastPositions.fill(position)
+  for (let row = 0; row < maxRows; row++) {
+    io.setLastPosition(row, position)
+    io.setToken(row, row, position, position)
+  }
   const bindings = new Map<number, OrtBinding>()
   return (rows) => {
     let binding = bindings.get(rows)
@@ -54,11 +63,8 @@ export async function createBareLoop(options: BareLoopOptions): Promise<(rows: n
     io.prepare(shape, position + 1)
     if (binding === undefined) {
       binding = new OrtBinding(environment, session)
-      io.bind(binding, shape)
-      if (tiled) {
-        io.bindSizes(binding)
-      }
-      kv.bind(binding, 0, rows)
+      io.bind(binding, shape, form)
+      cache.bind(binding, 0, rows)
       bindings.set(rows, binding)
     }
     binding.run()

@@ -1,11 +1,20 @@
-/** Attention over the KV cache: one fused product for q, k and v, norms on them, GroupQueryAttention, output product. */
+/** Attention over the KV cache: one fused product for q, k and v, norms on them, our kernel or GroupQueryAttention, output product. */
 
-import type { DecoderSpec } from '../decoder-spec.ts'
-import type { BuildForm } from './graph-form.ts'
+import {
+  type AttentionShape,
+  floatBits,
+  type KvFormat,
+  shapeWords,
+} from '../../ort/attention-kernel/attention-layout.ts'
+import { attentionOpType } from '../../ort/attention-kernel/attention-op.ts'
+import { OP_DOMAIN } from '../../ort/machine-code/custom-op.ts'
+import type { DecoderSpec, RopeTable } from '../decoder-spec.ts'
+import type { BuildForm, KernelKv } from './graph-form.ts'
 import { kvNames, LAST_POSITIONS, POSITION_IDS, TOTAL_POSITIONS } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
 import { writeNorm } from './norm.ts'
+import { writeStepTokens } from './step-tokens.ts'
 import type { LayerPlan, NormPlan } from './weight-plan.ts'
 
 export function writeAttention(
@@ -16,14 +25,26 @@ export function writeAttention(
   layer: number,
   x: string,
 ): string {
+  const qkv = writeQkv(graph, decoder, plan, writeLinear(graph, form, plan.qkv, x))
+  const context =
+    form.kv === undefined
+      ? writeGroupQueryAttention(graph, decoder, plan, layer, qkv)
+      : writeKernelAttention(graph, form.kv, decoder, plan, layer, qkv)
+  return writeLinear(graph, form, plan.o, context)
+}
+
+function writeGroupQueryAttention(
+  graph: GraphWriter,
+  decoder: DecoderSpec,
+  plan: LayerPlan,
+  layer: number,
+  [query, key, value]: Qkv,
+): string {
   const { heads, kvHeads, headSize } = decoder
   const { attention } = plan.spec
-  const qkv = writeLinear(graph, form, plan.qkv, x)
-  const [query, key, value] = writeQkv(graph, decoder, plan, qkv)
   const kvShape = ['rows', kvHeads, 'max_positions', headSize]
   const names = kvNames(layer)
-  const rope = attention.ropeTable === undefined ? undefined : decoder.ropeTables[attention.ropeTable]
-  const tableRows = rope === undefined ? 0 : rope.positions * (rope.long === undefined ? 1 : 2)
+  const rope = ropeOf(decoder, plan)
   const inputs = [
     query,
     key,
@@ -34,9 +55,7 @@ export function writeAttention(
     TOTAL_POSITIONS,
   ]
   if (rope !== undefined) {
-    for (const table of ['cos', 'sin']) {
-      inputs.push(graph.weight(`rope.${attention.ropeTable}.${table}`, 'float32', [tableRows, rope.rotaryDim / 2]))
-    }
+    inputs.push(...writeRopeTables(graph, rope, attention.ropeTable))
     if (rope.long !== undefined) {
       inputs.push(graph.input(POSITION_IDS, 'int64', ['rows', 'tokens']))
     }
@@ -60,11 +79,73 @@ export function writeAttention(
   )
   graph.declareOutput(names.presentKey, 'float32', kvShape)
   graph.declareOutput(names.presentValue, 'float32', kvShape)
-  return writeLinear(graph, form, plan.o, context!)
+  return context!
 }
 
-/** GroupQueryAttention takes q, k and v packed in its first input; norms on q and k need them apart. */
-function writeQkv(graph: GraphWriter, decoder: DecoderSpec, plan: LayerPlan, qkv: string): [string, string, string] {
+/** The kernel writes keys and values into the cache itself: its inputs are changed in place. */
+function writeKernelAttention(
+  graph: GraphWriter,
+  kv: KernelKv,
+  decoder: DecoderSpec,
+  plan: LayerPlan,
+  layer: number,
+  [query, key, value]: Qkv,
+): string {
+  const { heads, kvHeads, headSize } = decoder
+  const { attention } = plan.spec
+  const names = kvNames(layer)
+  const cacheType = kv.format === 'f32' ? 'float32' : 'float16'
+  const [queryWidth, kvWidth] = [heads * headSize * 4, kvHeads * headSize * 4]
+  const packed = key === ''
+  const packedWidth = queryWidth + 2 * kvWidth
+  const words = shapeWords({
+    kvHeads,
+    maxPositions: kv.positions,
+    window: attention.slidingWindow ?? 0,
+    queryStride: packed ? packedWidth : queryWidth,
+    keyStride: packed ? packedWidth : kvWidth,
+    valueStride: packed ? packedWidth : kvWidth,
+    keyOffset: packed ? queryWidth : 0,
+    valueOffset: packed ? queryWidth + kvWidth : 0,
+    scale: floatBits(attention.scale),
+    softcap: attention.softcap === undefined ? 0 : floatBits(attention.softcap),
+  })
+  const rope = ropeOf(decoder, plan)
+  const inputs = [
+    ...(packed ? [query, query, query] : [query, key, value]),
+    graph.input(names.pastKey, cacheType, [`${names.pastKey}.elements`]),
+    graph.input(names.pastValue, cacheType, [`${names.pastValue}.elements`]),
+    writeStepTokens(graph),
+    graph.int64(words),
+    ...(rope === undefined ? [] : writeRopeTables(graph, rope, attention.ropeTable)),
+  ]
+  const context = graph.node(attentionOpType(attentionShape(decoder, rope, kv.format)), inputs, { domain: OP_DOMAIN })
+  graph.describe(context, 'float32', ['rows', 'tokens', heads * headSize])
+  return context
+}
+
+/** The shapes of heads that the kernel must know, one for each rotary width of a model. */
+export function attentionShape(decoder: DecoderSpec, rope: RopeTable | undefined, kv: KvFormat): AttentionShape {
+  const { headSize, heads, kvHeads } = decoder
+  return { headSize, group: heads / kvHeads, rotaryHalf: (rope?.rotaryDim ?? 0) / 2, kv }
+}
+
+/** Queries, keys, values; packed in the first where the others are empty. */
+type Qkv = [string, string, string]
+
+function ropeOf(decoder: DecoderSpec, { spec }: LayerPlan): RopeTable | undefined {
+  const { ropeTable } = spec.attention
+  return ropeTable === undefined ? undefined : decoder.ropeTables[ropeTable]
+}
+
+/** cos and sin. */
+function writeRopeTables(graph: GraphWriter, rope: RopeTable, index: number | undefined): string[] {
+  const rows = rope.positions * (rope.long === undefined ? 1 : 2)
+  return ['cos', 'sin'].map((name) => graph.weight(`rope.${index}.${name}`, 'float32', [rows, rope.rotaryDim / 2]))
+}
+
+/** Attention takes q, k and v packed in one; norms on q and k need them apart. */
+function writeQkv(graph: GraphWriter, decoder: DecoderSpec, plan: LayerPlan, qkv: string): Qkv {
   const { qNorm, kNorm } = plan
   if (qNorm === undefined || kNorm === undefined) {
     return [qkv, '', '']

@@ -12,26 +12,46 @@ import {
   LAST_POSITIONS,
   LOGIT_ROWS,
   LOGITS,
-  STEP_SIZES,
   TOTAL_POSITIONS,
 } from './graph-names.ts'
 import { GraphWriter } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
 import { writeMlp } from './mlp.ts'
 import { type Residual, writeAddNorm, writeNorm } from './norm.ts'
+import { writeStepTokens } from './step-tokens.ts'
 import type { NormPlan, WeightPlan } from './weight-plan.ts'
 
 export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, given: GraphForm): Uint8Array {
   const form = { ...given, table: layOutAdapterTable(plan) }
   const graph = new GraphWriter()
   const embeddings = graph.input(EMBEDDINGS, 'float32', ['rows', 'tokens', decoder.hiddenSize])
-  graph.input(LAST_POSITIONS, 'int32', ['rows'])
-  graph.input(TOTAL_POSITIONS, 'int32', [])
-  if (form.tiled) {
-    // Inputs even where no matrix is in tiles, so that every run binds the same.
-    graph.input(STEP_SIZES, 'int64', [3])
+  declareStepInputs(graph, form)
+  writeHead(graph, decoder, plan, form, writeLayers(graph, form, decoder, plan, embeddings))
+  return graph.toModel()
+}
+
+/** Declared even where no node reads them, so that all runs of a form bind the same. */
+function declareStepInputs(graph: GraphWriter, { kv, tiled }: GraphForm): void {
+  if (kv === undefined) {
+    graph.input(LAST_POSITIONS, 'int32', ['rows'])
+    graph.input(TOTAL_POSITIONS, 'int32', [])
+  }
+  if (tiled || kv !== undefined) {
+    writeStepTokens(graph)
+  }
+  if (tiled) {
     graph.input(HEAD_SIZES, 'int64', [3])
   }
+}
+
+/** From embeddings `[rows, tokens, hidden]` to the output of the last norm. */
+export function writeLayers(
+  graph: GraphWriter,
+  form: BuildForm,
+  decoder: DecoderSpec,
+  plan: WeightPlan,
+  embeddings: string,
+): string {
   let residual = enter(graph, plan.layers[0]?.attentionNorm, embeddings)
   for (const [i, layer] of plan.layers.entries()) {
     const attention = writeAttention(graph, form, decoder, layer, i, residual.input)
@@ -40,8 +60,7 @@ export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, given:
     const next = plan.layers[i + 1]
     residual = join(graph, residual, mlp, layer.postMlpNorm, next === undefined ? plan.finalNorm : next.attentionNorm)
   }
-  writeHead(graph, decoder, plan, form, residual.input)
-  return graph.toModel()
+  return residual.input
 }
 
 function enter(graph: GraphWriter, norm: NormPlan | undefined, x: string): Residual {

@@ -9,6 +9,12 @@ import { isHead, type MatrixPlan } from './weight-plan.ts'
 
 export type WeightFormat = 'f32' | 'int8' | 'int4'
 
+/** The attention kernel's cache; `positions` a row, in whole blocks. */
+export interface KernelKv {
+  format: KvFormat
+  positions: number
+}
+
 export interface GraphForm {
   weights: WeightFormat
   /**
@@ -22,8 +28,8 @@ export interface GraphForm {
   head: boolean
   /** Matrices of 8 bits lie in tiles, for the int8 product's kernel, where their shapes fit. */
   tiled: boolean
-  /** Attention by our own kernel, over a cache in this format; absent: GroupQueryAttention, over float32. */
-  kv?: KvFormat | undefined
+  /** Attention by our own kernel, over a cache of this kind; absent: GroupQueryAttention, over float32. */
+  kv?: KernelKv | undefined
 }
 
 /** What the parts of the builder need to know. */
@@ -42,13 +48,15 @@ export function matrixBits(weights: 'int8' | 'int4', matrix: MatrixPlan): Quanti
 }
 
 /** Whether this matrix is in tiles; the others are in MatMulNBits' layout. */
-export function isTiled(
-  { weights, tiled }: Pick<GraphForm, 'weights' | 'tiled'>,
-  matrix: MatrixPlan,
-): boolean {
-  return tiled && weights !== 'f32' && matrixBits(weights, matrix) === 8 && fitsLinearKernel(matrix.inFeatures, matrix.outFeatures)
+export function isTiled({ weights, tiled }: Pick<GraphForm, 'weights' | 'tiled'>, matrix: MatrixPlan): boolean {
+  return (
+    tiled &&
+    weights !== 'f32' &&
+    matrixBits(weights, matrix) === 8 &&
+    fitsLinearKernel(matrix.inFeatures, matrix.outFeatures)
+  )
 }
 
 export function formKey({ weights, lora, extras, head, tiled, kv }: GraphForm): string {
-  return `${weights}${tiled ? '/tiled' : ''}${kv === undefined ? '' : `/${kv}`}/${lora}${extras ? '/extras' : ''}${head ? '/head' : ''}`
+  return `${weights}${tiled ? '/tiled' : ''}${kv === undefined ? '' : `/${kv.format}x${kv.positions}`}/${lora}${extras ? '/extras' : ''}${head ? '/head' : ''}`
 }

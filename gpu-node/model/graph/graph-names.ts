@@ -29,8 +29,11 @@ export function kvNames(layer: number) {
   }
 }
 
-/** int64 `[3]`, for the int8 product's kernel: how many tokens, and the sizes under which they come; for the head, of logits. */
-export const STEP_SIZES = 'step.sizes'
+/**
+ * int64, for our own kernels: how many tokens and the two sizes under which they come, then of each its row of the KV cache, its
+ * position, and its row of the rotary tables. For the head: number and sizes of the logits' tokens alone.
+ */
+export const STEP_TOKENS = 'step.tokens'
 export const HEAD_SIZES = 'head.sizes'
 
 /** int64: header and adapters' tables of the step's tokens, as the LoRA kernel reads them; for the head, of the logits' rows. */

@@ -17,6 +17,7 @@ import {
   TypeProtoSchema,
   ValueInfoProtoSchema,
 } from 'onnx-buf'
+import { halfBits } from '../../formats/to-float16.ts'
 import { EXTERNAL_DATA_FILE } from '../../ort/library.ts'
 import { ELEMENT_TYPES, type ElementType } from '../../ort/tensor.ts'
 
@@ -37,14 +38,20 @@ export interface NodeOptions {
 }
 
 export class GraphWriter {
+  readonly #floats: 'float32' | 'float16'
   readonly #graph = create(GraphProtoSchema, { name: 'decoder' })
   readonly #declared = new Set<string>()
   #values = 0
 
+  /** `floats`: what everything that is written as float32 becomes, but for `float32Output`. */
+  constructor(floats: 'float32' | 'float16' = 'float32') {
+    this.#floats = floats
+  }
+
   input(name: string, type: ElementType, shape: readonly Dimension[]): string {
     if (!this.#declared.has(name)) {
       this.#declared.add(name)
-      this.#graph.input.push(valueInfo(name, type, shape))
+      this.#graph.input.push(valueInfo(name, this.#typeOf(type), shape))
     }
     return name
   }
@@ -61,7 +68,13 @@ export class GraphWriter {
 
   /** An output that a node wrote under this name itself. */
   declareOutput(name: string, type: ElementType, shape: readonly Dimension[]): void {
-    this.#graph.output.push(valueInfo(name, type, shape))
+    this.#graph.output.push(valueInfo(name, this.#typeOf(type), shape))
+  }
+
+  /** Makes `value` an output in float32, whatever the graph's floats are. */
+  float32Output(name: string, value: string, shape: readonly Dimension[]): void {
+    this.nodes('Cast', [value], { attributes: { to: ELEMENT_TYPES.float32 } }, [name])
+    this.#graph.output.push(valueInfo(name, 'float32', shape))
   }
 
   /** An initializer whose data the session gets through `SessionOptions.initializers`. */
@@ -72,7 +85,7 @@ export class GraphWriter {
       this.#graph.initializer.push(
         create(TensorProtoSchema, {
           name,
-          dataType: ELEMENT_TYPES[type],
+          dataType: ELEMENT_TYPES[this.#typeOf(type)],
           dims: shape.map(BigInt),
           dataLocation: TensorProto_DataLocation.EXTERNAL,
           externalData: [place],
@@ -100,7 +113,9 @@ export class GraphWriter {
     if (!this.#declared.has(name)) {
       this.#declared.add(name)
       this.#graph.initializer.push(
-        create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float32, dims: [], floatData: [value] }),
+        this.#floats === 'float32'
+          ? create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float32, dims: [], floatData: [value] })
+          : create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float16, dims: [], int32Data: [halfOf(value)] }),
       )
     }
     return name
@@ -138,7 +153,7 @@ export class GraphWriter {
 
   /** What ONNX Runtime cannot infer: the shape that an operator of our own gives `value`. */
   describe(value: string, type: ElementType, shape: readonly Dimension[]): void {
-    this.#graph.valueInfo.push(valueInfo(value, type, shape))
+    this.#graph.valueInfo.push(valueInfo(value, this.#typeOf(type), shape))
   }
 
   toModel(): Uint8Array {
@@ -155,6 +170,15 @@ export class GraphWriter {
     })
     return toBinary(ModelProtoSchema, model)
   }
+
+  #typeOf(type: ElementType): ElementType {
+    return type === 'float32' ? this.#floats : type
+  }
+}
+
+/** Bits of the nearest half. */
+function halfOf(value: number): number {
+  return halfBits(new Uint32Array(Float32Array.of(value).buffer)[0]!)
 }
 
 function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]) {

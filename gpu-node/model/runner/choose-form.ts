@@ -10,7 +10,7 @@ export interface AdapterTraits {
   head: boolean
 }
 
-export type RunForm = Omit<GraphForm, 'weights' | 'tiled'>
+export type RunForm = Omit<GraphForm, 'weights' | 'tiled' | 'kv'>
 
 /** Rows `first … first + count - 1`. */
 export interface DecodeRun {

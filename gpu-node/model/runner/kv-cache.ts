@@ -1,4 +1,4 @@
-/** The KV cache: one key and one value array a layer, `[maxRows, kvHeads, maxPositions, headSize]`, and tensors over rows. */
+/** The KV cache of GroupQueryAttention: one key and one value array a layer, `[maxRows, kvHeads, maxPositions, headSize]`. */
 
 import { RingletError } from '../../../shared/errors.ts'
 import type { KvRange, KvSnapshot } from '../../engine/engine-types.ts'
@@ -13,7 +13,18 @@ interface RowRange {
   values: OrtTensor[]
 }
 
-export class KvCache {
+/** What the runner needs of a cache. */
+export interface KvCache {
+  readonly bytes: number
+  /** For runs over rows `first … first + count - 1`. */
+  bind(binding: OrtBinding, first: number, count: number): void
+  copyRow(from: number, to: number, positions: number): void
+  save(range: KvRange): KvSnapshot
+  restore(row: number, snapshot: KvSnapshot, end: number): void
+  dispose(): void
+}
+
+export class GroupQueryKvCache implements KvCache {
   readonly maxRows: number
   readonly maxPositions: number
   readonly bytes: number
@@ -53,8 +64,8 @@ export class KvCache {
   }
 
   copyRow(from: number, to: number, positions: number): void {
-    this.#check(from, positions)
-    this.#check(to, positions)
+    checkRange(this, from, positions)
+    checkRange(this, to, positions)
     const used = positions * this.#headSize
     for (const array of this.#arrays) {
       for (let head = 0; head < this.#kvHeads; head++) {
@@ -66,7 +77,7 @@ export class KvCache {
 
   /** Layout: by array, by head, `[end - start, headSize]`. */
   save({ kvRow, start, end }: KvRange): KvSnapshot {
-    this.#check(kvRow, end)
+    checkRange(this, kvRow, end)
     const used = (end - start) * this.#headSize
     const data = new Float32Array(this.#arrays.length * this.#kvHeads * used)
     let at = 0
@@ -82,11 +93,8 @@ export class KvCache {
 
   /** Positions `[snapshot.start, end)`. */
   restore(row: number, snapshot: KvSnapshot, end: number): void {
-    this.#check(row, end)
-    if (end > snapshot.end || end < snapshot.start) {
-      const has = `[${snapshot.start}, ${snapshot.end})`
-      throw new RingletError('internal', `positions up to ${end} are asked of a snapshot of ${has}`)
-    }
+    checkRange(this, row, end)
+    checkSnapshot(snapshot, end)
     const used = (end - snapshot.start) * this.#headSize
     const stride = (snapshot.end - snapshot.start) * this.#headSize
     let at = 0
@@ -115,13 +123,6 @@ export class KvCache {
     return (row * this.#kvHeads + head) * this.maxPositions * this.#headSize
   }
 
-  #check(row: number, positions: number): void {
-    if (row < 0 || row >= this.maxRows || positions < 0 || positions > this.maxPositions) {
-      const limits = `${this.maxRows} rows of ${this.maxPositions} positions`
-      throw new RingletError('internal', `row ${row}, ${positions} positions: the KV cache has ${limits}`)
-    }
-  }
-
   #range(first: number, count: number): RowRange {
     const key = `${first}:${count}`
     const known = this.#ranges.get(key)
@@ -139,5 +140,23 @@ export class KvCache {
     }
     this.#ranges.set(key, range)
     return range
+  }
+}
+
+export function checkRange(
+  { maxRows, maxPositions }: { maxRows: number; maxPositions: number },
+  row: number,
+  positions: number,
+): void {
+  if (row < 0 || row >= maxRows || positions < 0 || positions > maxPositions) {
+    const limits = `${maxRows} rows of ${maxPositions} positions`
+    throw new RingletError('internal', `row ${row}, ${positions} positions: the KV cache has ${limits}`)
+  }
+}
+
+export function checkSnapshot(snapshot: KvSnapshot, end: number): void {
+  if (end > snapshot.end || end < snapshot.start) {
+    const has = `[${snapshot.start}, ${snapshot.end})`
+    throw new RingletError('internal', `positions up to ${end} are asked of a snapshot of ${has}`)
   }
 }

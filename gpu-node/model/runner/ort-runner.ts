@@ -5,14 +5,15 @@ import { RingletError } from '../../../shared/errors.ts'
 import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
 import { OrtBinding } from '../../ort/binding.ts'
 import { OrtEnvironment } from '../../ort/environment.ts'
-import { formKey, type GraphForm, type WeightFormat } from '../graph/graph-form.ts'
+import { formKey, type GraphForm, type KernelKv, type WeightFormat } from '../graph/graph-form.ts'
 import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
 import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
 import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
 import { BASE_FORM, type DecodeRun, planDecode, type RunForm, soleForm } from './choose-form.ts'
+import { blocksEnd, KernelKvCache } from './kernel-kv-cache.ts'
 import { installKernels, type Kernels, NO_KERNELS } from './kernels.ts'
-import { KvCache } from './kv-cache.ts'
+import { GroupQueryKvCache, type KvCache } from './kv-cache.ts'
 import { RopeChoice } from './rope-choice.ts'
 import { RowExtras } from './row-extras.ts'
 import { SavedHeads } from './saved-heads.ts'
@@ -44,7 +45,8 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
   }
   const environment = new OrtEnvironment(options.threads)
   const plan = planWeights(decoder)
-  const kernels = options.kernels === false ? NO_KERNELS : installKernels(environment.library, plan, options.dtype)
+  const kernels =
+    options.kernels === false ? NO_KERNELS : installKernels(environment.library, decoder, plan, options.dtype)
   const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, {
     cache: openCache(options, plan, kernels),
     tiled: kernels.tiled,
@@ -89,6 +91,7 @@ export class OrtRunner implements ModelRunner {
   readonly #dtype: WeightFormat
   readonly #parts: RunnerParts
   readonly #sessions: SessionPool
+  readonly #kernelKv: KernelKv | undefined
   readonly #kv: KvCache
   readonly #adapters: AdapterSlots
   readonly #heads: SavedHeads
@@ -120,7 +123,12 @@ export class OrtRunner implements ModelRunner {
       weights.initializers,
       kernels.domain === undefined ? [] : [kernels.domain],
     )
-    this.#kv = new KvCache(environment, decoder, options.maxRows, options.maxPositions)
+    this.#kernelKv =
+      kernels.kv === undefined ? undefined : { format: kernels.kv, positions: blocksEnd(options.maxPositions) }
+    this.#kv =
+      this.#kernelKv === undefined
+        ? new GroupQueryKvCache(environment, decoder, options.maxRows, options.maxPositions)
+        : new KernelKvCache(environment, decoder, this.#kernelKv, options.maxRows)
     this.#adapters = new AdapterSlots(environment, plan, options.adapterSlots, this.adapterLayout)
     this.#rowExtras = new RowExtras(environment, plan, options.maxRows)
     this.#heads = new SavedHeads(environment, decoder)
@@ -161,7 +169,7 @@ export class OrtRunner implements ModelRunner {
     }
     for (let row = 0; row < rows; row++) {
       this.#enter(this.#decodeIo, row, row, tokens[row]!, positions[row]!, adapterSlots[row])
-      this.#decodeIo.lastPositions[row] = positions[row]!
+      this.#decodeIo.setLastPosition(row, positions[row]!)
     }
     for (const run of this.#planFor(adapterSlots)) {
       this.#decodeRows(run, positions)
@@ -225,15 +233,12 @@ export class OrtRunner implements ModelRunner {
     for (let i = 0; i < count; i++) {
       this.#enter(io, i, kvRow, tokens[i]!, startPosition + i, adapterSlot)
     }
-    io.lastPositions[0] = startPosition + count - 1
+    io.setLastPosition(0, startPosition + count - 1)
     const shape = { first: 0, rows: 1, tokens: count, hidden, logits }
     const adapter = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot)
     const form = this.#form(soleForm(adapter?.traits))
     const binding = this.#binding(this.#prefillBindings, formKey(form), form)
-    io.bind(binding, shape)
-    if (form.tiled) {
-      io.bindSizes(binding)
-    }
+    io.bind(binding, shape, form)
     this.#kv.bind(binding, kvRow, 1)
     io.prepare(shape, startPosition + count)
     if (adapterSlot !== undefined) {
@@ -277,10 +282,7 @@ export class OrtRunner implements ModelRunner {
     const binding = known ?? this.#binding(this.#decodeBindings, key, form)
     if (known === undefined) {
       const shape = decodeShape(run)
-      this.#decodeIo.bind(binding, shape)
-      if (form.tiled) {
-        this.#decodeIo.bindSizes(binding)
-      }
+      this.#decodeIo.bind(binding, shape, form)
       this.#kv.bind(binding, first, count)
       if (form.lora === 'kernel') {
         this.#decodeIo.bindLoraRows(binding, shape, form.head)
@@ -318,13 +320,11 @@ export class OrtRunner implements ModelRunner {
     }
     const delta = adapterSlot === undefined ? undefined : this.#adapters.get(adapterSlot).embedding
     this.#parts.embedding.write(token, position, delta, io.embeddings, i * this.hiddenSize)
-    if (this.#rope.usesPositionIds) {
-      io.positionIds[i] = this.#rope.tableRow(kvRow, position)
-    }
+    io.setToken(i, kvRow, position, this.#rope.tableRow(kvRow, position))
   }
 
   #form(form: RunForm): GraphForm {
-    return { ...form, weights: this.#dtype, tiled: this.#parts.kernels.tiled }
+    return { ...form, weights: this.#dtype, tiled: this.#parts.kernels.tiled, kv: this.#kernelKv }
   }
 
   #binding(bindings: Map<string, OrtBinding>, key: string, form: GraphForm): OrtBinding {

@@ -33,7 +33,7 @@ export class RopeChoice {
     this.#long[to] = this.#long[from]!
   }
 
-  tableRow(row: number, position: number): bigint {
-    return BigInt(this.#long[row] === 1 ? this.#tableRows + position : position)
+  tableRow(row: number, position: number): number {
+    return this.#long[row] === 1 ? this.#tableRows + position : position
   }
 }

@@ -12,6 +12,7 @@ import type { WeightFormat } from '../model/graph/graph-form.ts'
 import { packAdapter } from '../model/pack-adapter.ts'
 import { createOrtRunner, type OrtRunner } from '../model/runner/ort-runner.ts'
 import { type Comparison, compareLogits, meanLogprob } from './golden-compare.ts'
+import { type GoldenMerge, mergeGolden } from './golden-merges.ts'
 
 /** f32 logits may differ by this much from the reference's. */
 const F32_TOLERANCE = 1e-3
@@ -26,6 +27,7 @@ interface GoldenRun {
 interface Golden {
   prompts: number[][]
   runs: GoldenRun[]
+  merges?: GoldenMerge[]
 }
 
 export interface RunRow extends Comparison {
@@ -45,7 +47,13 @@ export interface CaseReport {
   notCovered: string[]
 }
 
-export async function runGoldenCase(folder: string, name: string, dtype: WeightFormat): Promise<CaseReport> {
+/** `merges`: merged adapters are made from their parts, not read. */
+export async function runGoldenCase(
+  folder: string,
+  name: string,
+  dtype: WeightFormat,
+  { merges = false } = {},
+): Promise<CaseReport> {
   const golden = JSON.parse(await readFile(join(folder, 'golden.json'), 'utf8')) as Golden
   let checkpoint: Checkpoint
   try {
@@ -65,7 +73,8 @@ export async function runGoldenCase(folder: string, name: string, dtype: WeightF
     adapterSlots: adapters.length,
   })
   try {
-    const slots = await loadAdapters(folder, adapters, checkpoint, runner, notCovered)
+    const made = merges ? (golden.merges ?? []) : []
+    const slots = await loadAdapters(folder, adapters, made, checkpoint, runner, notCovered)
     const runs = golden.runs.filter((run) => run.adapter === null || slots.has(run.adapter))
     const reference = await openSafetensors(join(folder, 'logits.safetensors'))
     const rows: RunRow[] = []
@@ -88,18 +97,22 @@ export async function runGoldenCase(folder: string, name: string, dtype: WeightF
 async function loadAdapters(
   folder: string,
   names: readonly string[],
+  merges: readonly GoldenMerge[],
   checkpoint: Checkpoint,
   runner: OrtRunner,
   notCovered: string[],
 ): Promise<Map<string, number>> {
   const slots = new Map<string, number>()
+  const read = async (directory: string) =>
+    (await readPeftAdapter(directory, checkpoint.spec, { baseWeights: baseWeightsOf(checkpoint) })).adapter
   for (const name of names) {
     try {
       const directory = join(folder, 'adapters', name)
       if (!existsSync(directory)) {
         throw new Error(`no folder ${directory}`)
       }
-      const { adapter } = await readPeftAdapter(directory, checkpoint.spec, { baseWeights: baseWeightsOf(checkpoint) })
+      const merge = merges.find((candidate) => candidate.adapter === name)
+      const adapter = merge === undefined ? await read(directory) : await mergeGolden(folder, merge, read)
       runner.loadAdapter(slots.size, await packAdapter(adapter, checkpoint, runner.adapterLayout))
       slots.set(name, slots.size)
     } catch (error) {

@@ -1,7 +1,8 @@
 /**
  * Runs every golden case of a directory through checkpoint, adapter reader, packer and runner, and compares with the
  * reference's logits and greedy tokens: alone, and with all runs of a case in one batch.
- * `npm run golden -- DIR [--dtype f32|int8|int4] [--only CASE]`; exits 1 on a miss.
+ * `npm run golden -- DIR [--dtype f32|int8|int4] [--only CASE] [--merges]`; exits 1 on a miss. With `--merges` merged adapters
+ * are made from their parts here, their tensors compared too.
  */
 
 import { readdir } from 'node:fs/promises'
@@ -14,17 +15,21 @@ import { formatReport } from './golden-report.ts'
 const DTYPES: readonly string[] = ['f32', 'int8', 'int4'] satisfies WeightFormat[]
 
 const { values, positionals } = parseArgs({
-  options: { dtype: { type: 'string', default: 'f32' }, only: { type: 'string' } },
+  options: {
+    dtype: { type: 'string', default: 'f32' },
+    only: { type: 'string' },
+    merges: { type: 'boolean', default: false },
+  },
   allowPositionals: true,
 })
 const directory = positionals[0]
 if (directory === undefined || !isDtype(values.dtype)) {
-  console.error('usage: npm run golden -- DIR [--dtype f32|int8|int4] [--only CASE]')
+  console.error('usage: npm run golden -- DIR [--dtype f32|int8|int4] [--only CASE] [--merges]')
   process.exit(2)
 }
 const reports: CaseReport[] = []
 for (const name of await caseNames(directory, values.only)) {
-  const report = await runGoldenCase(join(directory, name), name, values.dtype)
+  const report = await runGoldenCase(join(directory, name), name, values.dtype, { merges: values.merges })
   console.log(formatReport(report, values.dtype))
   reports.push(report)
 }

@@ -26,8 +26,8 @@ import { createTokenizer } from './text/tokenizer.ts'
 import { readTokenizerFiles } from './text/tokenizer-files.ts'
 import { detectToolFormat, formatMarkers } from './tools/tool-format.ts'
 
-/** Larger bodies than any context needs; the edge's own cap is lower. */
-const MAX_BODY_BYTES = 32 * 2 ** 20
+/** Larger bodies than any context needs. */
+const MAX_BODY_BYTES = 8 * 2 ** 20
 const HEARTBEAT_COMMENT_MS = 15_000
 const RESUME_MS = 60_000
 

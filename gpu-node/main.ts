@@ -13,6 +13,9 @@ import { listen } from './http/listen.ts'
 import { createLoadDisplay } from './load-progress.ts'
 import { type LocalKeys, readLocalKeys } from './local-keys.ts'
 
+/** Replies that are complete may still be on their way to slow readers. */
+const LAST_WORDS_MS = 5_000
+
 /** Without a fleet there is nobody to tell. */
 const NO_FLEET: Pick<Heartbeats, 'announceDrain' | 'leave'> = { announceDrain: async () => {}, leave: async () => {} }
 
@@ -84,7 +87,7 @@ async function run(config: NodeConfig): Promise<void> {
   })
   log.info({ finished }, 'drained')
   await node.close()
-  await server.close(!finished)
+  await server.close(finished ? LAST_WORDS_MS : 0)
   process.exit(0)
 }
 
@@ -103,6 +106,9 @@ async function keysOf({ ticketKeys, joinKeys, stateDir }: NodeConfig): Promise<L
 
 function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
+    if (signal.aborted) {
+      resolve()
+    }
     signal.addEventListener('abort', () => resolve())
   })
 }

@@ -17,8 +17,8 @@ export interface NodeServer {
   readonly url: string
   /** Until it is called every request gets 503. */
   serve(handler: Serve): void
-  /** No new connections; resolves when the open ones have ended, or at once cuts them (`now`). */
-  close(now: boolean): Promise<void>
+  /** No new connections; resolves when the open ones have ended, those that have not after `graceMs` by being cut. */
+  close(graceMs: number): Promise<void>
 }
 
 /** Throws an error whose message is for the operator when the port is taken. */
@@ -45,13 +45,14 @@ export async function listen(host: string, port: number): Promise<NodeServer> {
     serve: (given) => {
       handler = given
     },
-    close: (now) =>
+    close: (graceMs) =>
       new Promise((resolve) => {
-        server.close(() => resolve())
+        const cut = setTimeout(() => server.closeAllConnections(), graceMs)
+        server.close(() => {
+          clearTimeout(cut)
+          resolve()
+        })
         server.closeIdleConnections()
-        if (now) {
-          server.closeAllConnections()
-        }
       }),
   }
 }

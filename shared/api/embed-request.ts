@@ -53,8 +53,11 @@ export const openAiEmbedSchema = z.looseObject({
   user: z.string().nullish(),
 })
 
+/** Characters; encoding them keeps a node from its streams for about 0.2 s. */
+const MAX_TOKENIZE_LENGTH = 262_144
+
 export const tokenizeSchema = z.looseObject({
-  inputs: z.string(),
+  inputs: z.string().max(MAX_TOKENIZE_LENGTH),
   add_special_tokens: z.boolean().nullish(),
 })
 

@@ -63,7 +63,7 @@ export async function startDemoNode(
       fetch(server.url + path, { headers: await ticketHeaders(ticket) }),
     close: async () => {
       await built.close()
-      await server.close(true)
+      await server.close(0)
       await rm(state, { recursive: true, force: true })
     },
   }

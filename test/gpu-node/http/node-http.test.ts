@@ -178,6 +178,13 @@ describe('/generate', () => {
     expect((await refused(node.post('/generate', { inputs: long.inputs }), 422)).code).toBe('prompt_too_long')
   })
 
+  test('a prompt of megabytes is refused without being read to its end', async () => {
+    const before = performance.now()
+    const body = await refused(node.post('/generate', { inputs: 'words and more words '.repeat(300_000) }), 422)
+    expect(body.code).toBe('prompt_too_long')
+    expect(performance.now() - before).toBeLessThan(2_000)
+  })
+
   test('a ticket’s limit lowers the length without an error', async () => {
     const details = await detailsOf(node.post('/generate', inputs({ details: true }), { limits: { maxNewTokens: 3 } }))
     expect(details).toMatchObject({ generated_tokens: 3, finish_reason: 'length' })
@@ -195,7 +202,7 @@ describe('/generate', () => {
   test.each([
     ['{"inputs":', {}, 400, 'body_malformed'],
     ['{"inputs":"x"}', { 'content-type': 'text/plain' }, 415, 'content_type_unsupported'],
-    [JSON.stringify({ inputs: 'x'.repeat(33 * 2 ** 20) }), {}, 413, 'body_too_large'],
+    [JSON.stringify({ inputs: 'x'.repeat(9 * 2 ** 20) }), {}, 413, 'body_too_large'],
   ])('a bad body (%#) is refused', async (body, headers, status, code) => {
     const response = await node.post('/generate', body, {}, headers)
     expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([status, code])

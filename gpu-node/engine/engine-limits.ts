@@ -32,6 +32,6 @@ export const DEFAULT_LIMITS: EngineLimits = {
   prefixCacheBytes: 256 * 2 ** 20,
   prefixBlock: 16,
   maxPassedOverMs: 2_000,
-  maxGuesses: 15,
+  maxGuesses: 7,
   preemptAfterMs: 250,
 }

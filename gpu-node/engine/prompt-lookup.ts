@@ -8,7 +8,7 @@
 const LONGEST_MATCH = 3
 const SHORTEST_MATCH = 2
 /** Steps without guesses after one that guessed all wrong: doubled each time, up to the most. */
-const FIRST_REST = 2
+const FIRST_REST = 8
 const MOST_REST = 64
 
 /** Up to `most` tokens that followed the latest earlier place of the last tokens; none when there is no such place. */
@@ -70,4 +70,4 @@ export class GuessTally {
   }
 }
 
-const FIRST_SIZE = 3
+const FIRST_SIZE = 2

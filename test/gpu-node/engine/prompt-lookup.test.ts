@@ -25,18 +25,25 @@ test('without an earlier place nothing is guessed', () => {
 })
 
 test('guesses grow while they come true and rest after they did not', () => {
-  const tally = new GuessTally(15)
+  const tally = new GuessTally(9)
+  expect(tally.next()).toBe(2)
+  tally.report(2, 2)
+  expect(tally.next()).toBe(5)
+  tally.report(5, 5)
+  expect(tally.next()).toBe(9)
+  tally.report(9, 2)
   expect(tally.next()).toBe(3)
-  tally.report(3, 3)
-  expect(tally.next()).toBe(7)
-  tally.report(7, 7)
-  expect(tally.next()).toBe(15)
-  tally.report(15, 2)
-  expect(tally.next()).toBe(3)
-  tally.report(3, 0)
-  expect([tally.next(), tally.next(), tally.next()]).toEqual([0, 0, 3])
-  tally.report(3, 0)
-  expect(Array.from({ length: 5 }, () => tally.next())).toEqual([0, 0, 0, 0, 3])
+  const restAfter = () => {
+    tally.report(2, 0)
+    for (let steps = 0; ; steps++) {
+      if (tally.next() > 0) {
+        return steps
+      }
+    }
+  }
+  expect([restAfter(), restAfter(), restAfter(), restAfter(), restAfter()]).toEqual([8, 16, 32, 64, 64])
+  tally.report(2, 1)
+  expect(restAfter()).toBe(8)
 })
 
 /** Logits that favour the token that comes next in a cycle of ten: a text that repeats itself, but for a break at times. */

@@ -36,7 +36,10 @@ export function addAdapterRoutes(app: Hono, context: NodeContext, guard: TicketG
 
   app.post('/adapters/prefetch', async (c) => {
     const ticket = await guard(c.req.raw.headers, ['prefetch', 'admin'])
-    return c.json(listed(await adapters.prefetch(selectionOf(ticket), optionsOf(c, ticket))))
+    const { signal, ...options } = optionsOf(c, ticket)
+    // The edge's hint outlives its request, which does not wait for a load; an operator who goes away has changed his mind.
+    const wanted = ticket.action === 'prefetch' || signal === undefined ? options : { ...options, signal }
+    return c.json(listed(await adapters.prefetch(selectionOf(ticket), wanted)))
   })
 
   app.post('/adapters/pin', async (c) => {

@@ -13,7 +13,7 @@ const OPTIMIZATION = { none: 0, basic: 1, extended: 2, all: 99 } as const
 export interface SessionOptions {
   /** The model's ONNX protobuf. */
   model: Uint8Array
-  /** Initializers that sessions share, by name; they must outlive the session. */
+  /** Initializers that sessions share, by name; their memory is kept as long as the session. */
   initializers?: ReadonlyMap<string, OrtTensor>
   /** Weights in kernel layout, kept once for all sessions made with it. */
   prepacked?: PrepackedWeights
@@ -53,11 +53,14 @@ export class PrepackedWeights {
 export class OrtSession {
   readonly #environment: OrtEnvironment
   readonly #profiled: boolean
+  /** ONNX Runtime reads their memory as long as the session lives. */
+  #initializers: ReadonlyMap<string, OrtTensor> | undefined
   #session: OrtHandle
 
   constructor(environment: OrtEnvironment, options: SessionOptions) {
     this.#environment = environment
     this.#profiled = options.profilePrefix !== undefined
+    this.#initializers = options.initializers
     const { functions } = environment
     const native = environment.create((out) => functions.CreateSessionOptions(out))
     try {
@@ -98,6 +101,7 @@ export class OrtSession {
     }
     functions.ReleaseSession(this.#session)
     this.#session = 0n
+    this.#initializers = undefined
   }
 }
 

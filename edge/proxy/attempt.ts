@@ -148,8 +148,11 @@ function guardNode(request: ForwardRequest, route: Route, deps: ForwardDeps, sil
   }
 }
 
-/** A restarted node is another process: what ran on the old one is gone. */
+/**
+ * A restarted node is another process: what ran on the old one is gone. An empty fleet says more about the registry than
+ * about this node.
+ */
 async function isInFleet({ node }: Route, deps: ForwardDeps): Promise<boolean> {
   const { nodes } = await deps.fleet()
-  return nodes.some((other) => other.nodeId === node.nodeId && other.bootId === node.bootId)
+  return nodes.length === 0 || nodes.some((other) => other.nodeId === node.nodeId && other.bootId === node.bootId)
 }

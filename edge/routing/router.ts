@@ -138,6 +138,9 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     return placeAdapter({ ring, loads: inFlightOf, key, tried, bound, owners, resident })
   }
 
+  const nearOf = ({ region }: RouteQuery, snapshot: FleetSnapshot) =>
+    region === undefined ? undefined : snapshot.regions.get(regionOf(region))
+
   /** Near the client, where a node has a row free; in the whole ring's indices. */
   const placeNear = (
     query: RouteQuery,
@@ -145,7 +148,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     owners: number,
     skipped: (node: FleetNode) => boolean,
   ): Placement | undefined => {
-    const near = query.region === undefined ? undefined : snapshot.regions.get(regionOf(query.region))
+    const near = nearOf(query, snapshot)
     if (near === undefined) {
       return undefined
     }
@@ -213,7 +216,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     open: (query, snapshot) => {
       const isBase = query.selection.kind === 'base'
       const key = keyHash(query.placementKey, query.routingSecret)
-      const owners = isBase ? 1 : hot.note(key, snapshot.ring.nodes.length)
+      const owners = isBase ? 1 : hot.note(key, (nearOf(query, snapshot) ?? snapshot).ring.nodes.length)
       return picker(query, owners, () => false, isSuspect)
     },
     reopen: (query, like) =>

@@ -6,11 +6,13 @@ import { join } from 'node:path'
 import { RingletError } from '../../shared/errors.ts'
 import { baseWeightsOf } from '../adapters/base-weights.ts'
 import { readPeftAdapter } from '../adapters/peft.ts'
+import type { ModelRunner } from '../engine/engine-types.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.ts'
 import type { WeightFormat } from '../model/graph/graph-form.ts'
 import { packAdapter } from '../model/pack-adapter.ts'
-import { createOrtRunner, type OrtRunner } from '../model/runner/ort-runner.ts'
+import type { AdapterLayout } from '../model/packed-adapter.ts'
+import { createOrtRunner } from '../model/runner/ort-runner.ts'
 import { type Comparison, compareLogits, meanLogprob } from './golden-compare.ts'
 import { type GoldenMerge, mergeGolden } from './golden-merges.ts'
 
@@ -41,18 +43,35 @@ export interface RunRow extends Comparison {
   ok: boolean
 }
 
+export type GoldenRunner = ModelRunner & { readonly adapterLayout: AdapterLayout }
+
+export interface GoldenSizes {
+  maxRows: number
+  maxPositions: number
+  adapterSlots: number
+}
+
+export interface GoldenOptions {
+  /** Merged adapters are made from their parts, not read. */
+  merges?: boolean
+  /** Another runner than the processor's. */
+  open?: (checkpoint: Checkpoint, sizes: GoldenSizes) => Promise<GoldenRunner>
+}
+
 export interface CaseReport {
   name: string
   rows: RunRow[]
   notCovered: string[]
 }
 
-/** `merges`: merged adapters are made from their parts, not read. */
 export async function runGoldenCase(
   folder: string,
   name: string,
   dtype: WeightFormat,
-  { merges = false } = {},
+  {
+    merges = false,
+    open = (checkpoint, sizes) => createOrtRunner({ checkpoint, dtype, threads: 2, ...sizes }),
+  }: GoldenOptions = {},
 ): Promise<CaseReport> {
   const golden = JSON.parse(await readFile(join(folder, 'golden.json'), 'utf8')) as Golden
   let checkpoint: Checkpoint
@@ -64,10 +83,7 @@ export async function runGoldenCase(
   const adapters = [...new Set(golden.runs.map((run) => run.adapter))].filter((adapter) => adapter !== null)
   const longest = Math.max(...golden.runs.map((run) => golden.prompts[run.prompt]!.length + run.greedy.length))
   const notCovered: string[] = []
-  const runner = await createOrtRunner({
-    checkpoint,
-    dtype,
-    threads: 2,
+  const runner = await open(checkpoint, {
     maxRows: golden.runs.length,
     maxPositions: Math.min(checkpoint.spec.maxPositions, longest + 1),
     adapterSlots: adapters.length,
@@ -99,7 +115,7 @@ async function loadAdapters(
   names: readonly string[],
   merges: readonly GoldenMerge[],
   checkpoint: Checkpoint,
-  runner: OrtRunner,
+  runner: GoldenRunner,
   notCovered: string[],
 ): Promise<Map<string, number>> {
   const slots = new Map<string, number>()
@@ -127,7 +143,7 @@ function reason(what: string, error: unknown): string {
 }
 
 function runAlone(
-  runner: OrtRunner,
+  runner: GoldenRunner,
   prompt: readonly number[],
   run: GoldenRun,
   adapterSlot: number | undefined,
@@ -161,7 +177,7 @@ const BATCHED_TAIL = 4
 
 /** Every run in a row of its own; each step decodes all rows, fed with the reference's tokens. */
 function runBatched(
-  runner: OrtRunner,
+  runner: GoldenRunner,
   golden: Golden,
   runs: readonly GoldenRun[],
   slots: ReadonlyMap<string, number>,

@@ -7,6 +7,7 @@ import { RingletError } from '../../shared/errors.ts'
 import { type KernelWeights, kernelObjection, packGroup } from '../ort/lora-kernel/kernel-layout.ts'
 import { canRunLoraKernel } from '../ort/lora-kernel/lora-op.ts'
 import type { DecoderSpec } from './decoder-spec.ts'
+import { packImage } from './device/adapter-image.ts'
 import type { WeightFormat } from './graph/graph-form.ts'
 import { loraInputs } from './graph/graph-names.ts'
 import { type MatrixPlan, planMatrices, planWeights } from './graph/weight-plan.ts'
@@ -57,6 +58,13 @@ export async function packAdapter(
   }
   for (const [matrix, its] of adapted) {
     packExtras(matrix, its, parts)
+  }
+  if (layout === 'device-float16' || layout === 'device-float32') {
+    packMatrices(adapted, parts)
+    const { digest, maxRank: rank } = adapter
+    const floats = layout === 'device-float16' ? 'float16' : 'float32'
+    const image = packImage(planWeights(decoder), { parts, rank, features }, floats)
+    return compact({ digest, rank, bytes: 0, parts: image, layout, groups: {}, features })
   }
   const kernel = layout !== 'graph' && [...adapted].every(([matrix, its]) => fitsKernel(matrix, its))
   const groups = kernel ? packGroups(adapted, layout === 'kernel-f32' ? 'f32' : 'int8') : {}

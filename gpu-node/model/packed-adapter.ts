@@ -40,9 +40,9 @@ export interface LoraAdapter {
 
 /**
  * `kernel-…`: groups for the LoRA kernel, in float32 or int8. `graph`: plain matrices, for machines without the kernel and for
- * adapters that it does not take.
+ * adapters that it does not take. `device-…`: one image of the banks' ranges (gpu-node/model/device/).
  */
-export type AdapterLayout = 'graph' | 'kernel-f32' | 'kernel-int8'
+export type AdapterLayout = 'graph' | 'kernel-f32' | 'kernel-int8' | 'device-float16' | 'device-float32'
 
 /** Graph-ready: made off the decode path by `packAdapter`, copied into the engine's banks by `ModelRunner.loadAdapter`. */
 export interface PackedAdapter {

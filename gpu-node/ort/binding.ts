@@ -45,6 +45,13 @@ export class OrtBinding {
     )
   }
 
+  /** Forgets all inputs and outputs. */
+  clear(): void {
+    this.#environment.functions.ClearBoundInputs(this.#binding)
+    this.#environment.functions.ClearBoundOutputs(this.#binding)
+    this.#bound.clear()
+  }
+
   dispose(): void {
     if (this.#binding !== 0n) {
       this.#environment.functions.ReleaseIoBinding(this.#binding)

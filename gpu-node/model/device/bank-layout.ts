@@ -1,0 +1,80 @@
+/**
+ * Where adapters lie on the device. Each matrix has two banks with a row for every rank of every part: slot `s` owns rows
+ * `s·parts·maxRank …`, an adapter of rank `r` uses the first `parts·r` of them. B's rows are zero outside their own part's
+ * columns, so that one product serves all parts. Pure.
+ */
+
+import { isHead, type MatrixPlan, planMatrices, type WeightPlan } from '../graph/weight-plan.ts'
+
+export interface BankSizes {
+  slots: number
+  /** Adapters of higher rank are refused. */
+  maxRank: number
+}
+
+/** Matrices in the order of adapter images; the head is last. */
+export function bankMatrices(plan: WeightPlan): MatrixPlan[] {
+  return planMatrices(plan)
+}
+
+/** How many parts matrices of this base have, ascending: each count has its own row numbers. */
+export function partCounts(plan: WeightPlan): number[] {
+  return [...new Set(bankMatrices(plan).map(({ parts }) => parts.length))].sort((a, b) => a - b)
+}
+
+/** Rows of a matrix's banks. */
+export function bankRows(parts: number, { slots, maxRank }: BankSizes): number {
+  return slots * parts * maxRank
+}
+
+/** First row of a slot. */
+export function slotRow(slot: number, parts: number, { maxRank }: BankSizes): number {
+  return slot * parts * maxRank
+}
+
+/** Numbers in the banks of one slot, gains and shifts included. */
+export function slotElements(plan: WeightPlan, { maxRank }: BankSizes): number {
+  return bankMatrices(plan).reduce(
+    (sum, { parts, inFeatures, outFeatures }) =>
+      sum + parts.length * maxRank * (inFeatures + outFeatures) + 2 * outFeatures,
+    0,
+  )
+}
+
+/** Numbers in all banks: the slots, and the neutral gain and shift. */
+export function bankElements(plan: WeightPlan, sizes: BankSizes): number {
+  const neutral = bankMatrices(plan).reduce((sum, { outFeatures }) => sum + 2 * outFeatures, 0)
+  return sizes.slots * slotElements(plan, sizes) + neutral
+}
+
+export interface ImageBlock {
+  matrix: MatrixPlan
+  kind: 'a' | 'b'
+  /** Rows of the block: parts · rank. */
+  rows: number
+  columns: number
+  /** Numbers before it. */
+  offset: number
+}
+
+/** How an adapter's matrices lie one after another in its image: as they go into the banks, block by block. */
+export function imageBlocks(plan: WeightPlan, rank: number, head: boolean): ImageBlock[] {
+  let offset = 0
+  return bankMatrices(plan).flatMap((matrix) => {
+    if (isHead(matrix) && !head) {
+      return []
+    }
+    return (['a', 'b'] as const).map((kind) => {
+      const rows = matrix.parts.length * rank
+      const columns = kind === 'a' ? matrix.inFeatures : matrix.outFeatures
+      const block = { matrix, kind, rows, columns, offset }
+      offset += rows * columns
+      return block
+    })
+  })
+}
+
+export function imageElements(plan: WeightPlan, rank: number, head: boolean): number {
+  const last = imageBlocks(plan, rank, head).at(-1)
+  return last === undefined ? 0 : last.offset + last.rows * last.columns
+}

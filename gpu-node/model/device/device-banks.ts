@@ -1,0 +1,293 @@
+/** The adapters on the device: banks, what lies in their slots, and the copies that load them. */
+
+import { RingletError } from '../../../shared/errors.ts'
+import { narrowToHalves } from '../../formats/to-float16.ts'
+import { OrtBinding } from '../../ort/binding.ts'
+import type { OrtSession } from '../../ort/session.ts'
+import { OrtTensor } from '../../ort/tensor.ts'
+import { loraInputs } from '../graph/graph-names.ts'
+import { GraphWriter } from '../graph/graph-writer.ts'
+import { isHead, type MatrixPlan } from '../graph/weight-plan.ts'
+import type { PackedAdapter } from '../packed-adapter.ts'
+import { HEAD_SAVED, HEAD_SAVED_BIAS } from '../packed-parts.ts'
+import type { SavedHead } from '../runner/loaded-adapter.ts'
+import { DEVICE_IMAGE } from './adapter-image.ts'
+import { bankMatrices, bankRows, imageBlocks, imageElements, partCounts, slotRow } from './bank-layout.ts'
+import { type DeviceTraits, writeSlotOwners } from './choose-device-form.ts'
+import type { DeviceContext } from './device-context.ts'
+import { FLOAT_BYTES } from './device-form.ts'
+import type { DeviceModel } from './device-graph.ts'
+import { bankNames, bankOwnersName } from './device-names.ts'
+import { StepBuffer } from './step-buffer.ts'
+
+export interface ResidentAdapter {
+  packed: PackedAdapter
+  traits: DeviceTraits
+  savedHead: SavedHead | undefined
+}
+
+interface MatrixBank {
+  matrix: MatrixPlan
+  /** Device addresses. */
+  a: bigint
+  b: bigint
+  gain: bigint
+  shift: bigint
+}
+
+/** Numbers that are uploaded at once where banks are cleared. */
+const CLEAR_BYTES = 1 << 22
+
+export class DeviceBanks {
+  readonly #device: DeviceContext
+  readonly #model: DeviceModel
+  readonly #banks: MatrixBank[]
+  readonly #loaded: (ResidentAdapter | undefined)[]
+  /** By part count; owners of all rows, for the window form. */
+  readonly #owners: StepBuffer<string>
+  readonly #views = new Map<string, OrtTensor>()
+  /** With and without the head: an image split into its blocks, one run a load. */
+  readonly #loaders = new Map<boolean, OrtSession>()
+
+  constructor(device: DeviceContext, model: DeviceModel) {
+    this.#device = device
+    this.#model = model
+    const { banks } = model
+    this.#loaded = Array.from({ length: banks.slots })
+    this.#banks = bankMatrices(model.plan).map((matrix) => this.#allocate(matrix))
+    const counts = partCounts(model.plan)
+    this.#owners = new StepBuffer(
+      device,
+      Object.fromEntries(
+        counts.map((parts) => [bankOwnersName(parts), { type: 'int32' as const, elements: bankRows(parts, banks) }]),
+      ),
+    )
+    for (const parts of counts) {
+      this.#owners.int32(bankOwnersName(parts)).fill(-1)
+    }
+    this.#owners.upload()
+  }
+
+  /** Fails where the slot is empty: a sequence never runs on the base because its adapter is missing. */
+  get(slot: number): ResidentAdapter {
+    const adapter = this.#loaded[slot]
+    if (adapter === undefined) {
+      throw new RingletError('engine_failed', `adapter slot ${slot} of ${this.#loaded.length} is empty`)
+    }
+    return adapter
+  }
+
+  load(slot: number, packed: PackedAdapter): void {
+    this.#check(slot, packed)
+    const { features, parts, rank } = packed
+    const extras = features.bias || features.magnitude
+    this.#copyImage(slot, packed)
+    if (extras) {
+      this.#copyExtras(slot, packed)
+    }
+    for (const count of partCounts(this.#model.plan)) {
+      writeSlotOwners(slot, rank, this.#model.banks, count, this.#owners.int32(bankOwnersName(count)))
+    }
+    this.#owners.upload()
+    this.#loaded[slot] = {
+      packed,
+      traits: { rank, extras, head: features.head, embedding: features.embedding },
+      savedHead: this.#savedHead(parts),
+    }
+  }
+
+  unload(slot: number): void {
+    this.get(slot).savedHead?.weight.dispose()
+    this.#loaded[slot] = undefined
+  }
+
+  /** `ranks`: of the window form, how many ranks of the banks take part; else all rows are bound and some gathered. */
+  bind(binding: OrtBinding, ranks: number | undefined, form: { lora: string; extras: boolean; head: boolean }): void {
+    const { banks, floats } = this.#model
+    for (const { matrix, a, b, gain, shift } of this.#banks) {
+      if (isHead(matrix) && !form.head) {
+        continue
+      }
+      const names = bankNames(matrix)
+      const { length: parts } = matrix.parts
+      const rows = ranks === undefined ? bankRows(parts, banks) : ranks * parts
+      if (form.lora !== 'none') {
+        binding.input(names.a, this.#view(names.a, floats, [rows, matrix.inFeatures], a))
+        binding.input(names.b, this.#view(names.b, floats, [rows, matrix.outFeatures], b))
+      }
+      if (form.extras) {
+        const shape = [banks.slots + 1, matrix.outFeatures]
+        binding.input(names.gain, this.#view(names.gain, floats, shape, gain))
+        binding.input(names.shift, this.#view(names.shift, floats, shape, shift))
+      }
+    }
+    if (ranks !== undefined) {
+      for (const parts of partCounts(this.#model.plan)) {
+        const name = bankOwnersName(parts)
+        binding.input(name, this.#owners.view(name, [ranks * parts]))
+      }
+    }
+  }
+
+  dispose(): void {
+    for (const [slot, adapter] of this.#loaded.entries()) {
+      if (adapter !== undefined) {
+        this.unload(slot)
+      }
+    }
+    for (const tensor of this.#views.values()) {
+      tensor.dispose()
+    }
+    this.#views.clear()
+    this.#owners.dispose()
+    for (const session of this.#loaders.values()) {
+      session.dispose()
+    }
+    this.#loaders.clear()
+  }
+
+  get #floatBytes(): number {
+    return FLOAT_BYTES[this.#model.floats]
+  }
+
+  #check(slot: number, { layout, rank, parts }: PackedAdapter): void {
+    const { banks, floats } = this.#model
+    if (!Number.isInteger(slot) || slot < 0 || slot >= banks.slots) {
+      throw new RingletError('internal', `adapter slot ${slot}; there are ${banks.slots}`)
+    }
+    if (this.#loaded[slot] !== undefined) {
+      throw new RingletError('internal', `adapter slot ${slot} is in use`)
+    }
+    if (layout !== `device-${floats}` || parts[DEVICE_IMAGE] === undefined) {
+      throw new RingletError('internal', `an adapter packed as ${layout}; this engine takes device-${floats}`)
+    }
+    if (rank > banks.maxRank) {
+      const limit = `this node's slots hold ${banks.maxRank} (--max-adapter-rank)`
+      throw new RingletError('adapter_too_large', `the adapter's rank is ${rank}; ${limit}`)
+    }
+  }
+
+  /** Cleared: what no adapter has written must be finite, as it is multiplied by zero. */
+  #allocate(matrix: MatrixPlan): MatrixBank {
+    const { banks } = this.#model
+    const rows = bankRows(matrix.parts.length, banks)
+    const cleared = (elements: number): bigint => {
+      const bytes = elements * this.#floatBytes
+      const address = this.#device.allocate(bytes)
+      const zeros = new Uint8Array(Math.min(bytes, CLEAR_BYTES))
+      for (let at = 0; at < bytes; at += CLEAR_BYTES) {
+        this.#device.upload(zeros.subarray(0, Math.min(CLEAR_BYTES, bytes - at)), address + BigInt(at))
+      }
+      return address
+    }
+    const bank = {
+      matrix,
+      a: cleared(rows * matrix.inFeatures),
+      b: cleared(rows * matrix.outFeatures),
+      gain: cleared((banks.slots + 1) * matrix.outFeatures),
+      shift: cleared((banks.slots + 1) * matrix.outFeatures),
+    }
+    this.#put(new Float32Array(matrix.outFeatures).fill(1), bank.gain)
+    return bank
+  }
+
+  /** One copy of the image to the device, where it is split into the slot's ranges of the banks. */
+  #copyImage(slot: number, { parts, rank, features }: PackedAdapter): void {
+    const { plan, floats, banks } = this.#model
+    const image = parts[DEVICE_IMAGE]!
+    const elements = imageElements(plan, rank, features.head)
+    if (rank === 0 || elements === 0) {
+      return
+    }
+    const session = this.#loader(features.head)
+    const binding = new OrtBinding(this.#device.environment, session)
+    const owned: OrtTensor[] = []
+    const own = (tensor: OrtTensor): OrtTensor => {
+      owned.push(tensor)
+      return tensor
+    }
+    try {
+      const array = floats === 'float32' ? image : new Uint16Array(image.buffer, image.byteOffset, image.length * 2)
+      const blocks = imageBlocks(plan, rank, features.head)
+      const sizes = BigInt64Array.from(blocks, ({ rows, columns }) => BigInt(rows * columns))
+      binding.input('image', own(new OrtTensor(this.#device.environment, floats, [elements], array)))
+      binding.input('sizes', own(new OrtTensor(this.#device.environment, 'int64', [blocks.length], sizes)))
+      const byName = new Map(this.#banks.map((bank) => [bank.matrix.name, bank]))
+      for (const [i, { matrix, kind, rows, columns }] of blocks.entries()) {
+        const row = slotRow(slot, matrix.parts.length, banks)
+        const address = byName.get(matrix.name)![kind] + BigInt(row * columns * this.#floatBytes)
+        binding.output(`block.${i}`, own(this.#device.tensor(floats, [rows * columns], address)))
+      }
+      binding.run()
+    } finally {
+      binding.dispose()
+      for (const tensor of owned) {
+        tensor.dispose()
+      }
+    }
+  }
+
+  #loader(head: boolean): OrtSession {
+    const known = this.#loaders.get(head)
+    if (known !== undefined) {
+      return known
+    }
+    const { plan, floats } = this.#model
+    const count = imageBlocks(plan, 1, head).length
+    const graph = new GraphWriter(floats)
+    const image = graph.input('image', 'float32', ['elements'])
+    const sizes = graph.input('sizes', 'int64', [count])
+    const names = Array.from({ length: count }, (_, i) => `block.${i}`)
+    graph.nodes('Split', [image, sizes], { attributes: { axis: 0 }, outputs: count }, names)
+    for (const name of names) {
+      graph.declareOutput(name, 'float32', [`${name}.elements`])
+    }
+    const session = this.#device.session(graph.toModel())
+    this.#loaders.set(head, session)
+    return session
+  }
+
+  #copyExtras(slot: number, { parts }: PackedAdapter): void {
+    for (const { matrix, gain, shift } of this.#banks) {
+      const names = loraInputs(matrix, 0)
+      const size = matrix.outFeatures
+      const offset = BigInt((slot + 1) * size * this.#floatBytes)
+      this.#put(parts[names.gain] ?? new Float32Array(size).fill(1), gain + offset)
+      this.#put(parts[names.shift] ?? new Float32Array(size), shift + offset)
+    }
+  }
+
+  #put(values: Float32Array, address: bigint): void {
+    if (this.#model.floats === 'float32') {
+      this.#device.upload(values, address)
+      return
+    }
+    const halves = new Uint16Array(values.length)
+    if (narrowToHalves(values, halves) > 0) {
+      throw new RingletError('adapter_refused', "the adapter's magnitudes or biases are beyond float16's 65504")
+    }
+    this.#device.upload(halves, address)
+  }
+
+  #savedHead(parts: PackedAdapter['parts']): SavedHead | undefined {
+    const weight = parts[HEAD_SAVED]
+    if (weight === undefined) {
+      return undefined
+    }
+    const { outFeatures, inFeatures } = this.#model.plan.head
+    // On the processor: such heads are rare and as large as the base's.
+    const tensor = new OrtTensor(this.#device.environment, 'float32', [outFeatures, inFeatures], weight)
+    return { weight: tensor, bias: parts[HEAD_SAVED_BIAS] }
+  }
+
+  #view(name: string, type: 'float16' | 'float32', shape: number[], address: bigint): OrtTensor {
+    const key = `${name}:${shape[0]}`
+    const known = this.#views.get(key)
+    if (known !== undefined) {
+      return known
+    }
+    const tensor = this.#device.tensor(type, shape, address)
+    this.#views.set(key, tensor)
+    return tensor
+  }
+}

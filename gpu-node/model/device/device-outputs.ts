@@ -1,0 +1,108 @@
+/** A device run's outputs, on the device and, as far as they are asked for, on the host. */
+
+import type { OrtBinding } from '../../ort/binding.ts'
+import type { OrtTensor } from '../../ort/tensor.ts'
+import { HIDDEN, LOGITS } from '../graph/graph-names.ts'
+import type { DeviceContext, StagingMemory } from './device-context.ts'
+
+/** Rows of `columns` float32 numbers. */
+class OutputRows {
+  readonly #device: DeviceContext
+  readonly #columns: number
+  readonly #address: bigint
+  readonly #staging: StagingMemory
+  readonly #host: Float32Array
+  readonly #copiers = new Map<number, { run(): void; dispose(): void }>()
+  /** By shape, for bindings; and those of the copiers. */
+  readonly #bound = new Map<string, OrtTensor>()
+  readonly #copied: OrtTensor[] = []
+
+  constructor(device: DeviceContext, rows: number, columns: number) {
+    const bytes = rows * columns * 4
+    this.#device = device
+    this.#columns = columns
+    this.#address = device.allocate(bytes)
+    this.#staging = device.staging(bytes)
+    this.#host = new Float32Array(this.#staging.bytes.buffer as ArrayBuffer, this.#staging.bytes.byteOffset, bytes / 4)
+  }
+
+  tensor(shape: number[]): OrtTensor {
+    const key = shape.join('x')
+    const known = this.#bound.get(key)
+    if (known !== undefined) {
+      return known
+    }
+    const tensor = this.#device.tensor('float32', shape, this.#address)
+    this.#bound.set(key, tensor)
+    return tensor
+  }
+
+  /** The first `rows` rows; valid until the next call. */
+  fetch(rows: number): Float32Array {
+    if (rows > 0) {
+      this.#copier(rows).run()
+    }
+    return this.#host.subarray(0, rows * this.#columns)
+  }
+
+  dispose(): void {
+    for (const copier of this.#copiers.values()) {
+      copier.dispose()
+    }
+    for (const tensor of [...this.#bound.values(), ...this.#copied]) {
+      tensor.dispose()
+    }
+  }
+
+  #copier(rows: number) {
+    const known = this.#copiers.get(rows)
+    if (known !== undefined) {
+      return known
+    }
+    const bytes = rows * this.#columns * 4
+    const from = this.#device.tensor('uint8', [bytes], this.#address)
+    const to = this.#staging.tensor('uint8', [bytes])
+    this.#copied.push(from, to)
+    const copier = this.#device.copier(from, to)
+    this.#copiers.set(rows, copier)
+    return copier
+  }
+}
+
+export interface OutputSizes {
+  hiddenSize: number
+  vocabSize: number
+  /** Most tokens of a run whose hidden states, and whose logits, are asked for. */
+  hiddenRows: number
+  logitRows: number
+}
+
+export class DeviceOutputs {
+  readonly #sizes: OutputSizes
+  readonly #hidden: OutputRows
+  readonly #logits: OutputRows
+
+  constructor(device: DeviceContext, sizes: OutputSizes) {
+    this.#sizes = sizes
+    this.#hidden = new OutputRows(device, sizes.hiddenRows, sizes.hiddenSize)
+    this.#logits = new OutputRows(device, sizes.logitRows, sizes.vocabSize)
+  }
+
+  bind(binding: OrtBinding, hidden: number, logits: number): void {
+    binding.output(HIDDEN, this.#hidden.tensor([hidden, this.#sizes.hiddenSize]))
+    binding.output(LOGITS, this.#logits.tensor([logits, 1, this.#sizes.vocabSize]))
+  }
+
+  hidden(rows: number): Float32Array {
+    return this.#hidden.fetch(rows)
+  }
+
+  logits(rows: number): Float32Array {
+    return this.#logits.fetch(rows)
+  }
+
+  dispose(): void {
+    this.#hidden.dispose()
+    this.#logits.dispose()
+  }
+}

@@ -1,0 +1,50 @@
+/** From a checkpoint to a runner on a device: plans its memory, refuses what does not fit, loads the weights. */
+
+import { RingletError } from '../../../shared/errors.ts'
+import { OrtEnvironment } from '../../ort/environment.ts'
+import { planWeights } from '../graph/weight-plan.ts'
+import type { Progress, WeightSource } from '../runner/weight-store.ts'
+import type { BankSizes } from './bank-layout.ts'
+import { DeviceContext, type DeviceTarget } from './device-context.ts'
+import type { DeviceFormat } from './device-form.ts'
+import type { DeviceModel } from './device-graph.ts'
+import { DeviceRunner, type DeviceSizes } from './device-runner.ts'
+import { loadDeviceWeights } from './device-weights.ts'
+
+export interface OpenDeviceOptions {
+  checkpoint: WeightSource
+  format: DeviceFormat
+  target: DeviceTarget
+  /** Of ONNX Runtime; absent: onnxruntime-node's, which has no CUDA. */
+  libraryFile?: string
+  threads: number
+  sizes: DeviceSizes
+  banks: BankSizes
+  graphs: boolean
+  onProgress?: Progress
+  onNotice?: (text: string) => void
+}
+
+export function deviceModel(
+  decoder: WeightSource['decoder'],
+  format: DeviceFormat,
+  banks: BankSizes,
+  floats: DeviceModel['floats'] = format === 'f32' ? 'float32' : 'float16',
+): DeviceModel {
+  return { decoder, plan: planWeights(decoder), format, floats, banks }
+}
+
+export async function openDeviceRunner(options: OpenDeviceOptions): Promise<DeviceRunner> {
+  const { checkpoint, format, target, sizes, banks } = options
+  const { decoder } = checkpoint
+  if (sizes.maxPositions > decoder.maxPositions) {
+    const limit = `the model has ${decoder.maxPositions}`
+    throw new RingletError('field_invalid', `${sizes.maxPositions} positions are asked for; ${limit}`)
+  }
+  const environment = new OrtEnvironment(options.threads, options.libraryFile)
+  const model = deviceModel(decoder, format, banks)
+  const device = new DeviceContext(environment, target)
+  const weights = await loadDeviceWeights(device, checkpoint, model, options.onProgress)
+  const { graphs, onNotice } = options
+  return new DeviceRunner({ device, model, weights, sizes, graphs, ...(onNotice === undefined ? {} : { onNotice }) })
+}

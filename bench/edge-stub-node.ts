@@ -1,4 +1,4 @@
-/** A node that answers at once, in its own process: what the edge and LiteLLM stand in front of in `edge-latency.ts`. */
+// A node that answers at once, in its own process: what the edge and LiteLLM stand in front of in `edge-latency.ts`.
 
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'

@@ -216,7 +216,7 @@ function describeNode(
     dtype: identity.dtype,
     maxSequences: spec.maxRows,
     maxPositions: spec.maxPositions,
-    inFlight: stats.running + stats.waiting,
+    inFlight: engine.inFlight(),
     queued: stats.waiting,
     bootId,
     resident: adapters

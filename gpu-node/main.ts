@@ -77,10 +77,9 @@ async function run(config: NodeConfig): Promise<void> {
     await heartbeats?.leave()
     process.exit(1)
   }
-  const inFlight = (): number => node.engine.stats().running + node.engine.stats().waiting
   const { finished } = await drainNode({
     heartbeats: heartbeats ?? NO_FLEET,
-    inFlight,
+    inFlight: () => node.engine.inFlight(),
     stopAccepting: node.stopAccepting,
     whenIdle: () => node.engine.drain(),
     hurry: hurry.signal,

@@ -6,6 +6,8 @@ import { z } from 'zod'
 export const HEARTBEAT_INTERVAL_MS = 2_000
 /** `<key id>.<unix ms>.<base64url HMAC over "<unix ms>.<body>">`; older than 30 s is refused. */
 export const HEARTBEAT_SIGNATURE_HEADER = 'x-ringlet-signature'
+/** On each reply of a node: sequences in flight there, this request's included. The edge keeps it and strips it. */
+export const NODE_LOAD_HEADER = 'x-ringlet-load'
 /** Nodes POST here. Header `x-ringlet-signature`; answer `{ accepted: true }` or an error body. */
 export const HEARTBEAT_PATH = '/fleet/heartbeat'
 

@@ -1,4 +1,4 @@
-/** LiteLLM's proxy in front of the stub node, one worker; a peer of the edge in `edge-latency.ts`. */
+// LiteLLM's proxy in front of the stub node, one worker; a peer of the edge in `edge-latency.ts`.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,6 +1,7 @@
 /** One try at one node, up to its headers: what came of it, and may another node be tried? */
 
 import { ERROR_KINDS, type ErrorCode } from '../../shared/errors.ts'
+import { NODE_LOAD_HEADER } from '../../shared/fleet.ts'
 import type { Route } from '../routing/router.ts'
 import type { ForwardDeps, ForwardRequest } from './forward-types.ts'
 import { createNodeRequest } from './node-request.ts'
@@ -45,6 +46,7 @@ export async function attemptNode(
     throwIfEnded(request)
     const { url, init } = await createNodeRequest(request, route.node, deps, delivered)
     const response = await deps.fetch(url, { ...init, signal: guard.signal })
+    noteLoad(route, response, deps)
     if (response.ok) {
       if (request.stream) {
         guard.alive(timings.stallMs)
@@ -77,6 +79,13 @@ function mayRetry({ status, code }: Refusal): boolean {
 
 export function isTimeout(status: number): boolean {
   return status === 504 || status === 524
+}
+
+function noteLoad({ node }: Route, response: Response, deps: ForwardDeps): void {
+  const load = response.headers.get(NODE_LOAD_HEADER)
+  if (load !== null && /^\d{1,6}$/.test(load)) {
+    deps.state.router.noteLoad(node.nodeId, Number(load))
+  }
 }
 
 const MAX_REFUSAL_BYTES = 64 * 1024

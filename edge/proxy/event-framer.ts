@@ -7,6 +7,8 @@ import type { Delivered } from '../../shared/ticket.ts'
 
 /** The comment line with which a node ends a stream that ended well. */
 const END_LINE = ': end'
+/** Of a stream whose headers went out before its adapter was here: `<digest or base> <prompt tokens>`. */
+const STARTED_LINE = /^: started ([\w:-]{1,128}) (\d{1,9})$/
 /** Ids run to a few hundred bytes; a longer unfinished event is no event of ours. */
 const MAX_EVENT_BYTES = 4 * 1024 * 1024
 const LF = 10
@@ -22,6 +24,10 @@ export interface StreamProgress {
    * `delivered` begins after them, and no other node can go on. Absent: the stream is here from its first token.
    */
   startedAt?: Record<string, number>
+  /** Of the adapter that answers; absent for the base, and until a node has told it. */
+  digest?: string
+  /** As a node counted them; absent until one has told. */
+  promptTokens?: number
 }
 
 export interface EventFramer {
@@ -76,8 +82,13 @@ export function createEventFramer(progress: StreamProgress): EventFramer {
       if (line[0] === 0x69 && line[1] === 0x64 && line[2] === 0x3a) {
         id = decoder.decode(line.subarray(3)).trimStart()
       }
-    } else if (decoder.decode(line) === END_LINE) {
+      return
+    }
+    const comment = decoder.decode(line)
+    if (comment === END_LINE) {
       ended = true
+    } else {
+      noteStart(progress, STARTED_LINE.exec(comment))
     }
   }
 
@@ -115,6 +126,21 @@ export function createEventFramer(progress: StreamProgress): EventFramer {
 }
 
 const decoder = new TextDecoder()
+
+/** Throws when another adapter answers than the one whose tokens the client has. */
+function noteStart(progress: StreamProgress, started: RegExpExecArray | null): void {
+  if (started === null) {
+    return
+  }
+  progress.promptTokens ??= Number(started[2])
+  const digest = started[1]!
+  if (digest !== 'base') {
+    if ((progress.digest ?? digest) !== digest) {
+      throw new StreamGapError('the adapter has changed since the stream began')
+    }
+    progress.digest = digest
+  }
+}
 
 /** `<choice>:<count>:<ids>`. `false`: the client has these tokens already. Throws when tokens between are missing. */
 function advance(progress: StreamProgress, id: string): boolean {

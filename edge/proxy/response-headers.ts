@@ -1,9 +1,10 @@
 /** Which of a node's headers reach the client. */
 
+import { NODE_LOAD_HEADER } from '../../shared/fleet.ts'
 import type { Connection } from './attempt.ts'
 
 /** Hop by hop (RFC 9110 §7.6.1), or true only of the node's own bytes. */
-const DROPPED = new Set([
+const DROPPED = new Set<string>([
   'connection',
   'keep-alive',
   'proxy-authenticate',
@@ -15,6 +16,7 @@ const DROPPED = new Set([
   'content-length',
   'content-encoding',
   'set-cookie',
+  NODE_LOAD_HEADER,
   'date',
   'server',
 ])

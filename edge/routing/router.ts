@@ -43,6 +43,8 @@ export interface Router {
   preview: (query: RouteQuery, snapshot: FleetSnapshot) => Placement | undefined
   /** In flight now on each node of the ring: as reported, and what this isolate has begun and ended since. */
   loads: (snapshot: FleetSnapshot) => Float64Array
+  /** A node says with each reply how many requests it has, this one included: newer than what the registry passes on. */
+  noteLoad: (nodeId: string, inFlight: number) => void
   /** The node did not answer: others come first until it has sent a heartbeat again. */
   suspect: (nodeId: string) => void
   isSuspect: (node: FleetNode) => boolean
@@ -87,6 +89,13 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     const index = current?.indices.get(nodeId)
     if (current !== undefined && index !== undefined) {
       current.loads[index] = Math.max(0, current.loads[index]! + by)
+    }
+  }
+
+  const noteLoad = (nodeId: string, count: number): void => {
+    const index = current?.indices.get(nodeId)
+    if (current !== undefined && index !== undefined) {
+      current.loads[index] = count
     }
   }
 
@@ -208,6 +217,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     bound,
     hot,
     loads,
+    noteLoad,
     isSuspect,
     suspect: (nodeId) => {
       failureCount += 1

@@ -88,6 +88,8 @@ export interface EngineClient {
 
   /** Did the engine hold this adapter in a slot when it last reported? For replies and routing, not for decisions. */
   isResident(digest: string): boolean
+  /** Sequences submitted and not ended, exact at any time. */
+  inFlight(): number
   /** The last snapshot, at most about 100 ms old while the engine is busy. */
   stats(): EngineStats
   freshStats(): Promise<EngineStats>

@@ -173,6 +173,10 @@ class WorkerEngine implements EngineClient {
     return this.#resident.has(digest)
   }
 
+  inFlight(): number {
+    return this.#inFlight.size
+  }
+
   stats(): EngineStats {
     return this.#stats
   }

@@ -2,6 +2,7 @@
 
 import { Hono } from 'hono'
 import { RingletError } from '../../shared/errors.ts'
+import { NODE_LOAD_HEADER } from '../../shared/fleet.ts'
 import { addAdapterRoutes } from './adapter-routes.ts'
 import { addEmbedRoutes } from './embed-routes.ts'
 import { apiOf, errorResponse, toRingletError } from './error-reply.ts'
@@ -18,6 +19,8 @@ export function createApp(context: NodeContext): Hono {
   app.use(async (c, next) => {
     const arrivedAt = context.clock.steady()
     await next()
+    // Late enough to count this request's own sequences, which a stream has begun with its headers.
+    c.res.headers.set(NODE_LOAD_HEADER, String(context.engine.inFlight()))
     const seconds = (context.clock.steady() - arrivedAt) / 1000
     const code = c.error instanceof RingletError ? c.error.code : c.res.ok ? 'ok' : String(c.res.status)
     // Registered routes only: a path from outside is no label.

@@ -12,7 +12,7 @@ import { createReceivedKeys } from '../../gpu-node/fleet/received-keys.ts'
 import { selectionKey } from '../../shared/adapter-ref.ts'
 import { fromBase64Url } from '../../shared/base64url.ts'
 import { type ErrorCode, RingletError, toLoraxError } from '../../shared/errors.ts'
-import type { ResidentAdapter } from '../../shared/fleet.ts'
+import { NODE_LOAD_HEADER, type ResidentAdapter } from '../../shared/fleet.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
 import { DELIVERED_HEADER, type Delivered, TICKET_HEADER, type Ticket, verifyTicket } from '../../shared/ticket.ts'
 
@@ -44,6 +44,8 @@ export interface StubNodeOptions {
   /** Pause between events. */
   gapMs?: number
   maxSequences?: number
+  /** What its replies say is in flight; the truth by default. */
+  load?: () => number | undefined
   dtype?: string
   baseDigest?: string
   behave?: (seen: SeenRequest) => StubBehaviour
@@ -149,6 +151,7 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
       'x-adapter-digest': node.digest,
       'x-adapter-cache': 'ram',
       'x-prompt-tokens': String(inputs.length),
+      [NODE_LOAD_HEADER]: String(options.load?.() ?? inFlight),
     }
     if (stream !== true) {
       const ids = stubTokens(selectionKey(ticket.adapter), inputs, 0, tokens)

@@ -8,6 +8,8 @@ import { type ProxyEdge, startProxyEdge } from './proxy-edge.ts'
 
 let edge: ProxyEdge
 let nodes: StubNode[]
+/** What nodes say is in flight with them; absent: the truth. */
+let busy: number | undefined
 /** What befalls the next requests for an adapter, whichever nodes they reach; after the last, nodes answer. */
 const plans = new Map<string, StubBehaviour[]>()
 
@@ -17,6 +19,7 @@ beforeAll(async () => {
     ['n1', 'n2', 'n3'].map((nodeId) =>
       edge.addNode({
         nodeId,
+        load: () => busy,
         behave: ({ ticket }) => plans.get(selectionKey(ticket.adapter))?.shift() ?? { kind: 'answer' },
       }),
     ),
@@ -86,6 +89,16 @@ describe('a request that nothing disturbs', () => {
     expect(usage).toHaveLength(1)
     expect(usage[0]).toMatchObject({ outcome: 'ok', promptTokens: 5, generatedTokens: 24, adapterCache: 'ram' })
   })
+})
+
+test('a node that says it is busy passes its next requests on to others, before the registry knows', async () => {
+  busy = 500
+  const first = await edge.ask({ adapter: 'busy', stream: false })
+  busy = undefined
+  expect(first.headers.get('x-ringlet-load')).toBeNull()
+  const second = await edge.ask({ adapter: 'busy', stream: false })
+  expect(second.headers.get('x-ringlet-node')).not.toBe(first.headers.get('x-ringlet-node'))
+  await Promise.all([first.text(), second.text()])
 })
 
 describe('before the first byte', () => {

@@ -62,6 +62,18 @@ describe('load between two reports', () => {
     expect([...router.loads(reported)]).toEqual([6])
   })
 
+  test('a node’s own word with a reply replaces both', () => {
+    const { now } = clock()
+    const router = createRouter({ now })
+    const snapshot = createFleetSnapshot([node('a', { inFlight: 5 }), node('b')], now())
+    const route = router.open(queryFor('x'), snapshot)(snapshot)!
+    router.noteLoad('a', 9)
+    router.noteLoad('gone', 9)
+    expect(router.loads(snapshot)[0]).toBe(9)
+    route.release()
+    expect([...router.loads(snapshot)]).toEqual(route.node.nodeId === 'a' ? [8, 0] : [9, 0])
+  })
+
   test('a report older than a request does not count it twice', () => {
     const { now, pass } = clock()
     const inFlight = createInFlight(now)

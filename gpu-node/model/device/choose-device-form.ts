@@ -18,6 +18,10 @@ export interface DevicePlan {
   ranks: number
 }
 
+/** Slot of tokens on the base, and owner of rows that are nobody's: they differ, or base tokens would own those rows. */
+export const BASE_SLOT = -1
+export const NO_OWNER = -2
+
 /** Gathering reads an adapter, writes a copy and reads that. */
 const GATHER_COST = 3
 
@@ -69,12 +73,12 @@ export function writeGatherRows(
   const end = plan.ranks * parts
   // Any row that exists: nobody owns what comes of it.
   rows.fill(0, at, end)
-  owners.fill(-1, at, end)
+  owners.fill(NO_OWNER, at, end)
 }
 
 /** Owners of a slot's rows in the window form: itself for those of its adapter's rank, nobody for stale ones behind. */
 export function writeSlotOwners(slot: number, rank: number, sizes: BankSizes, parts: number, owners: Int32Array): void {
   const first = slotRow(slot, parts, sizes)
   owners.fill(slot, first, first + rank * parts)
-  owners.fill(-1, first + rank * parts, first + sizes.maxRank * parts)
+  owners.fill(NO_OWNER, first + rank * parts, first + sizes.maxRank * parts)
 }

@@ -13,7 +13,7 @@ import { HEAD_SAVED, HEAD_SAVED_BIAS } from '../packed-parts.ts'
 import type { SavedHead } from '../runner/loaded-adapter.ts'
 import { DEVICE_IMAGE } from './adapter-image.ts'
 import { bankMatrices, bankRows, imageBlocks, imageElements, partCounts, slotRow } from './bank-layout.ts'
-import { type DeviceTraits, writeSlotOwners } from './choose-device-form.ts'
+import { type DeviceTraits, NO_OWNER, writeSlotOwners } from './choose-device-form.ts'
 import type { DeviceContext } from './device-context.ts'
 import { FLOAT_BYTES } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
@@ -63,7 +63,7 @@ export class DeviceBanks {
       ),
     )
     for (const parts of counts) {
-      this.#owners.int32(bankOwnersName(parts)).fill(-1)
+      this.#owners.int32(bankOwnersName(parts)).fill(NO_OWNER)
     }
     this.#owners.upload()
   }

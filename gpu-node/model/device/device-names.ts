@@ -10,14 +10,14 @@ export const POSITIONS = 'positions'
 export const EMBEDDING_DELTA = 'embedding.delta'
 /** `[rows, tokens, 1]`, in the graph's floats: 1 where the base's embedding counts, 0 where an adapter has its own table. */
 export const EMBEDDING_KEEP = 'embedding.keep'
-/** `[rows, tokens, 1]`: each token's adapter slot, -1 for the base; for the head, of the logits' rows. */
+/** `[rows, tokens, 1]`: each token's adapter slot, or `BASE_SLOT`; for the head, of the logits' rows. */
 export const SLOTS = 'lora.slots'
 export const HEAD_SLOTS = 'lora.head_slots'
 /** `[rows, tokens]`: row of the gain and shift banks; 0 is neutral. */
 export const EXTRAS = 'lora.extras'
 export const HEAD_EXTRAS = 'lora.head_extras'
 
-/** `[R]`, for matrices of `parts` parts: rows of the banks that take part, and the slots that own them (-1: nobody). */
+/** `[R]`, for matrices of `parts` parts: rows of the banks that take part, and the slots that own them, or `NO_OWNER`. */
 export function bankRowsName(parts: number): string {
   return `lora.rows.${parts}`
 }

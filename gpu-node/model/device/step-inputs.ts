@@ -6,7 +6,7 @@ import { OrtTensor } from '../../ort/tensor.ts'
 import { HIDDEN_ROWS, LAST_POSITIONS, LOGIT_ROWS, POSITION_IDS, TOTAL_POSITIONS } from '../graph/graph-names.ts'
 import type { RopeChoice } from '../runner/rope-choice.ts'
 import { bankRows, partCounts } from './bank-layout.ts'
-import { type DevicePlan, writeGatherRows } from './choose-device-form.ts'
+import { BASE_SLOT, type DevicePlan, writeGatherRows } from './choose-device-form.ts'
 import type { DeviceBanks } from './device-banks.ts'
 import type { DeviceContext } from './device-context.ts'
 import type { DeviceModel } from './device-graph.ts'
@@ -82,8 +82,8 @@ export class StepInputs {
       const traits = adapterSlot === undefined ? undefined : this.#banks.get(adapterSlot).traits
       ids![i] = token
       positions![i] = position
-      slots![i] = adapterSlot ?? -1
-      headSlots[i] = traits?.head ? adapterSlot! : -1
+      slots![i] = adapterSlot ?? BASE_SLOT
+      headSlots[i] = traits?.head ? adapterSlot! : BASE_SLOT
       extras![i] = traits?.extras ? adapterSlot! + 1 : 0
       headExtras[i] = extras![i]!
       positionIds[i] = BigInt(this.#rope.usesPositionIds ? this.#rope.tableRow(kvRow, position) : 0)

@@ -1,0 +1,54 @@
+/** Can this machine run a CUDA node? Provider files, libraries and the GPU, in one line when not. */
+
+import path from 'node:path'
+import {
+  type CudaMajor,
+  type GpuMemory,
+  type MissingLibrary,
+  missingLibraries,
+  missingProviderFiles,
+  ORT_FILE,
+  readGpuMemory,
+} from '../ort/cuda-libraries.ts'
+import { readInstalled } from './provider-folder.ts'
+
+export type CudaState = { kind: 'ready'; libraryFile: string; gpus: GpuMemory[] } | { kind: 'missing'; why: string }
+
+export interface CudaProbe {
+  missing(cuda: CudaMajor): MissingLibrary[]
+  memory(deviceId: number, cuda: CudaMajor): GpuMemory
+}
+
+const HERE: CudaProbe = { missing: (cuda) => missingLibraries(cuda), memory: readGpuMemory }
+
+/** `folder`: what `npm run setup:cuda` filled. */
+export async function probeCuda(
+  folder: string,
+  deviceIds: readonly number[],
+  probe: CudaProbe = HERE,
+): Promise<CudaState> {
+  const files = missingProviderFiles(folder)
+  if (files.length > 0) {
+    return { kind: 'missing', why: `'${folder}' has no ${files.join(', ')}: run npm run setup:cuda` }
+  }
+  const cuda = await readInstalled(folder)
+  const missing = probe.missing(cuda)
+  if (missing.length > 0) {
+    return { kind: 'missing', why: describeMissing(missing) }
+  }
+  try {
+    const gpus = deviceIds.map((deviceId) => probe.memory(deviceId, cuda))
+    return { kind: 'ready', libraryFile: path.join(folder, ORT_FILE), gpus }
+  } catch (error) {
+    return { kind: 'missing', why: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+/** One line: what is missing, and from where it comes. */
+export function describeMissing(missing: readonly MissingLibrary[]): string {
+  const sources = new Map<string, string[]>()
+  for (const { library } of missing) {
+    sources.set(library.from, [...(sources.get(library.from) ?? []), library.files.join(' or ')])
+  }
+  return [...sources].map(([from, files]) => `${files.join(', ')} cannot be loaded: install ${from}`).join('; ')
+}

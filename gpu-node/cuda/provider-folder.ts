@@ -1,0 +1,95 @@
+/** The folder from which a CUDA node loads ONNX Runtime: its library beside the CUDA provider's. Written whole or not at all. */
+
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { copyFile, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { createGunzip } from 'node:zlib'
+import { type CudaMajor, ORT_FILE, PROVIDER_FILES } from '../ort/cuda-libraries.ts'
+import { PROVIDER_ENTRIES, PROVIDER_PACKAGE } from './provider-package.ts'
+import { extractTar } from './tar-extract.ts'
+
+/** Tells which CUDA the folder's provider is for. */
+const NOTE_FILE = 'provider.json'
+
+export async function readInstalled(folder: string): Promise<CudaMajor> {
+  try {
+    const note = JSON.parse(await readFile(path.join(folder, NOTE_FILE), 'utf8')) as { cuda?: unknown }
+    return note.cuda === 12 ? 12 : 13
+  } catch {
+    // A folder filled by hand.
+    return 13
+  }
+}
+
+/** Fails unless the file's bytes are those that `integrity` (`sha512-…`) names. */
+export async function checkIntegrity(file: string, integrity: string): Promise<void> {
+  const hash = createHash('sha512')
+  await pipeline(createReadStream(file), hash)
+  const found = `sha512-${hash.digest('base64')}`
+  if (found !== integrity) {
+    throw new Error(`'${file}' has ${found}; ${integrity} is expected: nothing of it is used`)
+  }
+}
+
+export interface FillOptions {
+  folder: string
+  /** onnxruntime-node's library, which the folder links to. */
+  ortLibrary: string
+}
+
+/** CUDA 13, from the package's tarball. */
+export async function fillFromTarball(
+  tarball: string,
+  { folder, ortLibrary }: FillOptions,
+  { integrity, entries } = { integrity: PROVIDER_PACKAGE.integrity as string, entries: PROVIDER_ENTRIES },
+): Promise<void> {
+  await checkIntegrity(tarball, integrity)
+  await fill(folder, ortLibrary, 13, async (into) => {
+    const written: string[] = []
+    await pipeline(createReadStream(tarball), createGunzip(), async (source) => {
+      const names = await extractTar(source, (name) => {
+        const file = entries.get(name)
+        return file === undefined ? undefined : path.join(into, file)
+      })
+      written.push(...names)
+    })
+    const missing = [...entries.keys()].filter((name) => !written.includes(name))
+    if (missing.length > 0) {
+      throw new Error(`'${tarball}' holds no ${missing.join(', ')}`)
+    }
+  })
+}
+
+/** CUDA 12: the files that onnxruntime-node's installer put beside its own library. */
+export async function fillFromBinding({ folder, ortLibrary }: FillOptions): Promise<void> {
+  await fill(folder, ortLibrary, 12, async (into) => {
+    for (const file of PROVIDER_FILES) {
+      await copyFile(path.join(path.dirname(ortLibrary), file), path.join(into, file))
+    }
+  })
+}
+
+async function fill(
+  folder: string,
+  ortLibrary: string,
+  cuda: CudaMajor,
+  write: (into: string) => Promise<void>,
+): Promise<void> {
+  await mkdir(path.dirname(folder), { recursive: true })
+  const made = await mkdtemp(`${folder}-`)
+  try {
+    await write(made)
+    await symlink(path.resolve(ortLibrary), path.join(made, ORT_FILE))
+    await writeFile(
+      path.join(made, NOTE_FILE),
+      `${JSON.stringify({ cuda, onnxruntime: PROVIDER_PACKAGE.ortVersion })}\n`,
+    )
+    await rm(folder, { recursive: true, force: true })
+    await rename(made, folder)
+  } catch (error) {
+    await rm(made, { recursive: true, force: true })
+    throw error
+  }
+}

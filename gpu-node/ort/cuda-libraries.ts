@@ -1,0 +1,108 @@
+/** The shared libraries that ONNX Runtime's CUDA provider needs on a machine, checked by loading them; and its GPUs' memory. */
+
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import koffi from 'koffi'
+
+export type CudaMajor = 12 | 13
+
+export interface NeededLibrary {
+  /** File names, any of which will do. */
+  files: readonly string[]
+  /** What brings it. */
+  from: string
+}
+
+export function neededLibraries(cuda: CudaMajor): NeededLibrary[] {
+  const toolkit = `the CUDA ${cuda} runtime libraries (image nvidia/cuda:${cuda}.*-cudnn-runtime, or NVIDIA's packages)`
+  return [
+    { files: ['libcuda.so.1'], from: `NVIDIA's driver, ${cuda === 13 ? '580' : '525'} or later` },
+    { files: [`libcudart.so.${cuda}`], from: toolkit },
+    { files: [`libcublas.so.${cuda}`], from: toolkit },
+    { files: [`libcublasLt.so.${cuda}`], from: toolkit },
+    { files: ['libcurand.so.10'], from: toolkit },
+    { files: ['libcudnn.so.9'], from: `cuDNN 9 (image …-cudnn-runtime, or package cudnn9-cuda-${cuda})` },
+  ]
+}
+
+export interface MissingLibrary {
+  library: NeededLibrary
+  /** What the loader said, of the last file tried. */
+  why: string
+}
+
+export type Load = (file: string) => unknown
+
+/** koffi unloads what nobody holds, and the provider would then load it again from wherever. */
+const held: unknown[] = []
+
+function loadHere(file: string): unknown {
+  const library = koffi.load(file, { lazy: true, global: true })
+  held.push(library)
+  return library
+}
+
+export function missingLibraries(cuda: CudaMajor, load: Load = loadHere): MissingLibrary[] {
+  return neededLibraries(cuda).flatMap((library) => {
+    let why = ''
+    for (const file of library.files) {
+      try {
+        load(file)
+        return []
+      } catch (error) {
+        why = error instanceof Error ? error.message : String(error)
+      }
+    }
+    return [{ library, why }]
+  })
+}
+
+/** ONNX Runtime looks for its providers in the folder from which it was loaded itself. */
+export const PROVIDER_FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so'] as const
+export const ORT_FILE = 'libonnxruntime.so.1'
+
+/** Files of a provider folder that are not there. */
+export function missingProviderFiles(folder: string): string[] {
+  return [...PROVIDER_FILES, ORT_FILE].filter((file) => !existsSync(path.join(folder, file)))
+}
+
+export interface GpuMemory {
+  name: string
+  totalBytes: number
+  freeBytes: number
+}
+
+/** Of a GPU by its number; fails where there is none of that number. Needs the libraries above. */
+export function readGpuMemory(deviceId: number, cuda: CudaMajor, load = koffi.load): GpuMemory {
+  const driver = load('libcuda.so.1')
+  held.push(driver)
+  const check = (code: number, what: string): void => {
+    if (code !== 0) {
+      throw new Error(`${what} failed with CUDA error ${code}`)
+    }
+  }
+  check(driver.func('int cuInit(unsigned int flags)')(0), 'cuInit')
+  const count = new Int32Array(1)
+  check(driver.func('int cuDeviceGetCount(void *count)')(count), 'cuDeviceGetCount')
+  if (deviceId >= count[0]!) {
+    throw new Error(`there is no GPU ${deviceId}; the driver shows ${count[0]}`)
+  }
+  const device = new Int32Array(1)
+  check(driver.func('int cuDeviceGet(void *device, int ordinal)')(device, deviceId), 'cuDeviceGet')
+  const name = Buffer.alloc(128)
+  check(
+    driver.func('int cuDeviceGetName(void *name, int length, int device)')(name, 128, device[0]!),
+    'cuDeviceGetName',
+  )
+  const runtime = load(`libcudart.so.${cuda}`)
+  held.push(runtime)
+  check(runtime.func('int cudaSetDevice(int device)')(deviceId), 'cudaSetDevice')
+  const bytes = new BigUint64Array(2)
+  const memInfo = runtime.func('int cudaMemGetInfo(void *free, void *total)')
+  check(memInfo(bytes.subarray(0, 1), bytes.subarray(1)), 'cudaMemGetInfo')
+  return {
+    name: name.toString('latin1', 0, name.indexOf(0)),
+    freeBytes: Number(bytes[0]),
+    totalBytes: Number(bytes[1]),
+  }
+}

@@ -43,6 +43,8 @@ export interface StubNodeOptions {
   tokens?: number
   /** Pause between events. */
   gapMs?: number
+  /** Opens streams before their adapter is loaded: its digest comes as a comment. */
+  opensEarly?: () => boolean
   maxSequences?: number
   /** What its replies say is in flight; the truth by default. */
   load?: () => number | undefined
@@ -146,9 +148,10 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
       return
     }
     const { inputs, stream, n = 1 } = JSON.parse(body) as { inputs: string; stream?: boolean; n?: number }
+    const opensEarly = stream === true && options.opensEarly?.() === true
     const headers = {
       'x-ringlet-node': nodeId,
-      'x-adapter-digest': node.digest,
+      ...(opensEarly ? {} : { 'x-adapter-digest': node.digest }),
       'x-adapter-cache': 'ram',
       'x-prompt-tokens': String(inputs.length),
       [NODE_LOAD_HEADER]: String(options.load?.() ?? inFlight),
@@ -172,6 +175,9 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
     }
     response.writeHead(200, { ...headers, 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
     const pauseMs = behaviour.kind === 'slow' ? behaviour.gapMs : gapMs
+    if (opensEarly) {
+      response.write(`: started ${node.digest} ${inputs.length}\n\n`)
+    }
     await writeEvents(response, streamEvents(ticket, inputs, n, tokens, delivered), behaviour, pauseMs)
   }
 

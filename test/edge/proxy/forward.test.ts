@@ -10,6 +10,8 @@ let edge: ProxyEdge
 let nodes: StubNode[]
 /** What nodes say is in flight with them; absent: the truth. */
 let busy: number | undefined
+/** Nodes open streams before the adapter is loaded. */
+let early = false
 /** What befalls the next requests for an adapter, whichever nodes they reach; after the last, nodes answer. */
 const plans = new Map<string, StubBehaviour[]>()
 
@@ -20,6 +22,7 @@ beforeAll(async () => {
       edge.addNode({
         nodeId,
         load: () => busy,
+        opensEarly: () => early,
         behave: ({ ticket }) => plans.get(selectionKey(ticket.adapter))?.shift() ?? { kind: 'answer' },
       }),
     ),
@@ -190,6 +193,15 @@ describe('a node lost in the middle of a stream', () => {
       expect(next!.ticket[same]).toEqual(first!.ticket[same])
     }
     expect(next!.ticket.ticketId).not.toBe(first!.ticket.ticketId)
+  })
+
+  test('streams that opened before their adapter was loaded go on as well', async () => {
+    early = true
+    plan('early', { kind: 'tear', afterEvents: 5 })
+    const events = await (await edge.ask({ adapter: 'early' })).text()
+    early = false
+    expect(textOf(events)).toBe(wholeText('early'))
+    expect(events).toContain(': end')
   })
 
   test('two nodes lost one after the other: still no token too few or too many', async () => {

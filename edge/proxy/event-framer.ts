@@ -24,7 +24,7 @@ export interface StreamProgress {
    * `delivered` begins after them, and no other node can go on. Absent: the stream is here from its first token.
    */
   startedAt?: Record<string, number>
-  /** Of the adapter that answers; absent for the base, and until a node has told it. */
+  /** Of the adapter that answers, `base` for none; absent until a node has told it. */
   digest?: string
   /** As a node counted them; absent until one has told. */
   promptTokens?: number
@@ -132,14 +132,12 @@ function noteStart(progress: StreamProgress, started: RegExpExecArray | null): v
   if (started === null) {
     return
   }
-  progress.promptTokens ??= Number(started[2])
-  const digest = started[1]!
-  if (digest !== 'base') {
-    if ((progress.digest ?? digest) !== digest) {
-      throw new StreamGapError('the adapter has changed since the stream began')
-    }
-    progress.digest = digest
+  const [, digest = '', promptTokens] = started
+  if ((progress.digest ?? digest) !== digest) {
+    throw new StreamGapError('the adapter has changed since the stream began')
   }
+  progress.digest = digest
+  progress.promptTokens ??= Number(promptTokens)
 }
 
 /** `<choice>:<count>:<ids>`. `false`: the client has these tokens already. Throws when tokens between are missing. */

@@ -56,7 +56,7 @@ export interface ForwardRequest {
 export type ErrorStyle = 'lorax' | 'openai'
 
 export interface ForwardUsage {
-  /** The node's header `x-prompt-tokens` (JSON replies, and at the start of streams); 0 when no node began. */
+  /** The node's header `x-prompt-tokens`, or what its stream said once it had started; 0 when no node began. */
   promptTokens: number
   /** JSON replies: `x-generated-tokens`. Streams: token ids counted in `id:` lines, on all nodes together, none twice. */
   generatedTokens: number

@@ -17,9 +17,9 @@ export const forward: Forward = async (request, deps) => {
     routingSecret: deps.routingSecret,
     region: deps.region,
   }
-  const pick = deps.state.router.open(query, await deps.fleet())
   const tries = { made: 0 }
   try {
+    const pick = deps.state.router.open(query, await deps.fleet())
     for (;;) {
       const reached = await reachNode(request, pick, tries, deps)
       if (reached.kind === 'nobody') {
@@ -53,7 +53,7 @@ export const forward: Forward = async (request, deps) => {
       query,
       first,
       deps,
-      onEnd: (outcome, generatedTokens) => end({ ...usageOf(first), generatedTokens, outcome }),
+      onEnd: (outcome, counts) => end({ ...usageOf(first), ...counts, outcome }),
     })
     return new Response(body, { status: first.response.status, headers: responseHeaders(first) })
   }

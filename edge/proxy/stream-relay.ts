@@ -16,7 +16,7 @@ export interface RelayOptions {
   first: Connection
   deps: ForwardDeps
   /** Once, at the end: `ok`, `client_gone`, or an error code. */
-  onEnd: (outcome: string, tokens: number) => void
+  onEnd: (outcome: string, counts: { generatedTokens: number; promptTokens: number }) => void
 }
 
 /** Breaks without a token between them, after which the request itself is taken for the cause. */
@@ -31,7 +31,7 @@ interface Upstream {
 export function relayStream({ request, query, first, deps, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
   const isResumed = request.clientHeaders?.['last-event-id'] !== undefined
   const progress: StreamProgress = { delivered: {}, tokens: 0, ...(isResumed ? { startedAt: {} } : {}) }
-  const digest = first.response.headers.get('x-adapter-digest')
+  noteHeaders(progress, first, request)
   let upstream: Upstream | undefined = toUpstream(first, progress)
   let ended = false
   /** Since when a write waits for the client to take it. */
@@ -45,7 +45,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
       clearInterval(idleWatch)
       request.clientSignal.removeEventListener('abort', leave)
       upstream?.connection.close()
-      onEnd(outcome, progress.tokens)
+      onEnd(outcome, { generatedTokens: progress.tokens, promptTokens: progress.promptTokens ?? 0 })
     }
   }
   const leave = () => finish('client_gone')
@@ -137,7 +137,7 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
         connection.close()
         return 'the client has left'
       }
-      if (connection.response.headers.get('x-adapter-digest') === digest && isEventStream(connection.response)) {
+      if (isEventStream(connection.response) && noteHeaders(progress, connection, request)) {
         const nodeId = connection.route.node.nodeId
         deps.log('stream_continued', { requestId: request.requestId, nodeId, tokens: progress.tokens })
         return toUpstream(connection, progress)
@@ -192,6 +192,25 @@ function toUpstream(connection: Connection, progress: StreamProgress): Upstream 
     throw new RingletError('stream_broken', 'the node answered without a body')
   }
   return { connection, reader: body.getReader(), framer: createEventFramer(progress) }
+}
+
+/**
+ * What a node's headers say of adapter and prompt; one that opened its stream before it knew says it in the stream. False:
+ * another adapter answers than the one whose tokens the client has.
+ */
+function noteHeaders(progress: StreamProgress, { response }: Connection, { selection }: ForwardRequest): boolean {
+  const digest = response.headers.get('x-adapter-digest') ?? (selection.kind === 'base' ? 'base' : undefined)
+  if (digest !== undefined && (progress.digest ?? digest) !== digest) {
+    return false
+  }
+  const promptTokens = response.headers.get('x-prompt-tokens')
+  if (digest !== undefined) {
+    progress.digest = digest
+  }
+  if (promptTokens !== null) {
+    progress.promptTokens ??= Number(promptTokens) || 0
+  }
+  return true
 }
 
 /** What one read brings. `broken`: the connection failed, or the node's events don't follow on what the client has. */

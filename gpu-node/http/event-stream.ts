@@ -14,6 +14,8 @@ const HEARTBEAT_COMMENT = ':\n\n'
 export interface EventWriter {
   /** `id`: `<choice>:<count>:<token ids>`, for events that carry tokens. */
   send(data: string, id?: string): Promise<void>
+  /** For a stream whose headers went out before this was known; the edge reads it. */
+  started(digest: string | undefined, promptTokens: number): Promise<void>
   /** The id names no token; the edge passes an event with an id on at once. */
   progress(progress: object, id: string): Promise<void>
 }
@@ -61,6 +63,9 @@ export function eventStream(c: Context, options: EventStreamOptions): Response {
           options.onSent(id)
         }
         return stream.writeSSE(id === undefined ? { data } : { data, id })
+      },
+      started: async (digest, promptTokens) => {
+        await stream.write(`: started ${digest ?? 'base'} ${promptTokens}\n\n`)
       },
       progress: (progress, id) => {
         spoken = true

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import type { Context, Hono } from 'hono'
 import { type ParsedGenerate, parseGenerateBody } from '../../shared/api/generate-body.ts'
 import { GENERATE_ROUTES, type GenerateRoute } from '../../shared/api/generate-request.ts'
+import { RingletError } from '../../shared/errors.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 import { collectChoices } from './choice-results.ts'
 import { readAdapterTokens, readDelivered } from './delivered.ts'
@@ -25,7 +26,7 @@ import {
   loraxTimingHeaders,
   serverTiming,
 } from './reply-headers.ts'
-import { createResumeBuffer, type ResumeBuffer } from './resume-buffer.ts'
+import { createResumeBuffer, type OpenStream, type ResumeBuffer, type ResumePoint } from './resume-buffer.ts'
 import { createStreamPosition } from './stream-position.ts'
 import type { TicketGuard } from './ticket-guard.ts'
 
@@ -50,7 +51,9 @@ interface Job {
 }
 
 interface StreamJob extends Job {
-  sent: { note(eventId: string): void }
+  sent: OpenStream
+  /** Where the client's stream broke off, when it came back to it. */
+  point: ResumePoint | undefined
 }
 
 async function handleGenerate(
@@ -61,11 +64,12 @@ async function handleGenerate(
   resume: ResumeBuffer,
 ): Promise<Response> {
   const arrivedAt = context.clock.steady()
+  const gone = new AbortController()
+  // Before anything is awaited: a client that leaves meanwhile is not heard by a listener that comes later.
+  c.req.raw.signal.addEventListener('abort', () => gone.abort())
   const ticket = await guard(c.req.raw.headers, ['generate'])
   const body = await readJsonBody(c.req.raw, context.limits.maxBodyBytes)
   const parsed = parseGenerateBody(body, route, context.limits)
-  const gone = new AbortController()
-  c.req.raw.signal.addEventListener('abort', () => gone.abort())
   const job: Job = { arrivedAt, ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
   return parsed.stream ? replyStream(c, resumed(c, job, body, resume), context) : replyWhole(c, job, context)
 }
@@ -75,13 +79,14 @@ function resumed(c: Context, job: Job, body: unknown, resume: ResumeBuffer): Str
   const fingerprint = createHash('sha256')
     .update(`${job.parsed.route}\n${JSON.stringify(body)}`)
     .digest('base64url')
-  const key = { tenantId: job.ticket.tenantId, requestId: job.ticket.requestId, fingerprint }
+  const { tenantId, requestId, adapter } = job.ticket
+  const key = { tenantId, requestId, adapter, fingerprint }
   const lastEventId = c.req.header('last-event-id')
   const continues = Object.keys(job.delivered).length > 0
   const point = lastEventId === undefined || continues ? undefined : resume.find(key, lastEventId)
   const { delivered, seed, createdAt } = point ?? { ...job.ticket, delivered: job.delivered }
   const ticket = { ...job.ticket, seed, createdAt }
-  return { ...job, ticket, delivered, sent: resume.open(key, { seed, createdAt }, delivered) }
+  return { ...job, ticket, delivered, point, sent: resume.open(key, { seed, createdAt }, delivered) }
 }
 
 function start(
@@ -135,7 +140,7 @@ async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<R
 async function replyStream(c: Context, job: StreamJob, context: NodeContext): Promise<Response> {
   const { parsed, ticket, delivered, gone } = job
   const progress = createProgressRelay(context.clock)
-  const starting = start(c, job, context, progress.push)
+  const starting = start(c, job, context, progress.push).then((generation) => sameAdapter(generation, job))
   const wantsProgress = c.req.header(PROGRESS_HEADER) !== undefined
   const opened = wantsProgress ? undefined : await firstOf(starting, context.limits.heartbeatMs)
   const deliveredCount = (choice: number): number => delivered[String(choice)]?.length ?? 0
@@ -161,10 +166,25 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
         progress.listen((event) => void writer.progress(event, `0:${deliveredCount(0)}:`))
       }
       const generation = await starting
+      if (opened === undefined) {
+        await writer.started(generation.adapter?.digest, usageOf(generation).prompt_tokens)
+      }
       const position = createStreamPosition(deliveredCount)
       await writeEvents(context, job, generation, position, deliveredCount, writer)
     },
   })
+}
+
+/** A stream is not resumed with an adapter that has changed under its name: two would be mixed in one answer. */
+function sameAdapter(generation: Generation, { point, delivered, sent }: StreamJob): Generation {
+  const digest = generation.adapter?.digest
+  const holdsTokens = Object.values(delivered).some((tokens) => tokens.length > 0)
+  if (point !== undefined && holdsTokens && point.digest !== digest) {
+    generation.abort()
+    throw new RingletError('resume_unknown', 'this stream cannot be resumed: its adapter has changed')
+  }
+  sent.answeredBy(digest)
+  return generation
 }
 
 function writeEvents(

@@ -4,6 +4,7 @@
  */
 
 import { LRUCache } from 'lru-cache'
+import { type AdapterSelection, selectionKey } from '../../shared/adapter-ref.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 
@@ -13,6 +14,8 @@ const MAX_STREAMS = 4096
 export interface ResumeKey {
   tenantId: string
   requestId: string
+  /** As the ticket has it: an alias or a branch may mean another adapter by now. */
+  adapter: AdapterSelection
   /** Of route and body: another request under the same id is not resumed. */
   fingerprint: string
 }
@@ -22,17 +25,26 @@ export type ResumeOrigin = Pick<Ticket, 'seed' | 'createdAt'>
 
 export interface ResumePoint extends ResumeOrigin {
   delivered: Delivered
+  /** Digest of the adapter whose tokens these are; `undefined` for the base, and before any answered. */
+  digest: string | undefined
+}
+
+export interface OpenStream {
+  note(eventId: string): void
+  /** An adapter answers, or the base. */
+  answeredBy(digest: string | undefined): void
 }
 
 export interface ResumeBuffer {
   /** Remembers a stream from here on; `note` takes the id of each event sent. */
-  open(key: ResumeKey, origin: ResumeOrigin, delivered: Delivered): { note(eventId: string): void }
+  open(key: ResumeKey, origin: ResumeOrigin, delivered: Delivered): OpenStream
   /** Throws `resume_unknown`. */
   find(key: ResumeKey, lastEventId: string): ResumePoint
 }
 
 interface SentStream {
   origin: ResumeOrigin
+  digest: string | undefined
   /** All tokens by choice, those delivered before included. */
   tokens: Map<number, number[]>
   /** Tokens by choice when the stream opened here. */
@@ -43,19 +55,26 @@ interface SentStream {
 
 export function createResumeBuffer(ttlMs: number): ResumeBuffer {
   const streams = new LRUCache<string, SentStream>({ max: MAX_STREAMS, ttl: ttlMs, updateAgeOnGet: false })
-  const spell = (key: ResumeKey): string => JSON.stringify([key.tenantId, key.requestId, key.fingerprint])
+  const spell = (key: ResumeKey): string =>
+    JSON.stringify([key.tenantId, key.requestId, selectionKey(key.adapter), key.fingerprint])
   return {
     open: (key, origin, delivered) => {
       const known = Object.entries(delivered).map(([choice, tokens]) => [Number(choice), tokens] as const)
       const stream: SentStream = {
         origin: { seed: origin.seed, createdAt: origin.createdAt },
+        digest: undefined,
         tokens: new Map(known.map(([choice, tokens]) => [choice, [...tokens]])),
         before: new Map(known.map(([choice, tokens]) => [choice, tokens.length])),
         events: [],
       }
       const name = spell(key)
+      // What is too old to be resumed is a caller's text, kept for nothing.
+      streams.purgeStale()
       streams.set(name, stream)
       return {
+        answeredBy: (digest) => {
+          stream.digest = digest
+        },
         note: (eventId) => {
           const event = parseEventId(eventId)
           if (event !== undefined) {
@@ -77,7 +96,7 @@ export function createResumeBuffer(ttlMs: number): ResumeBuffer {
         throw new RingletError('resume_unknown', 'this stream cannot be resumed: unknown, changed, or too long ago')
       }
       const delivered = [...counts].map(([choice, count]) => [choice, stream.tokens.get(choice)?.slice(0, count) ?? []])
-      return { ...stream.origin, delivered: Object.fromEntries(delivered) }
+      return { ...stream.origin, digest: stream.digest, delivered: Object.fromEntries(delivered) }
     },
   }
 }

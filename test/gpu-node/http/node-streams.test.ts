@@ -223,6 +223,11 @@ describe('a dropped stream', () => {
     ['another request id', { requestId: 'resume-2' }, chat({ temperature: 1.2 })],
     ['another tenant', { requestId: 'resume-1', tenantId: 'thief' }, chat({ temperature: 1.2 })],
     ['another body', { requestId: 'resume-1' }, chat({ temperature: 1.3 })],
+    [
+      'a name that means another adapter now',
+      { requestId: 'resume-1', adapter: adapterNamed('redact') },
+      chat({ temperature: 1.2 }),
+    ],
   ])('does not resume for %s', async (_what, ticket, body) => {
     const response = await node.post('/v1/chat/completions', body, ticket, { 'last-event-id': '0:2:5' })
     expect(response.status).toBe(404)
@@ -236,6 +241,8 @@ describe('progress', () => {
     const progress = streamed.events.filter(({ event }) => event === 'ringlet-progress')
     expect(progress.map(({ data }) => (JSON.parse(data) as { phase: string }).phase)).toContain('queued')
     expect(streamed.events.findIndex(({ event }) => event === 'ringlet-progress')).toBe(0)
+    // Its headers were too early to say what the edge meters and continues by.
+    expect(streamed.text).toMatch(/\n: started \w{16,} \d+\n\n/)
     const tokens = { ...streamed, events: streamed.events.filter(({ event }) => event === undefined) }
     expect(loraxEvents(tokens).at(-1)?.generated_text).toBe(golden.greedy_text.redact?.[0])
   })

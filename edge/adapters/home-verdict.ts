@@ -42,7 +42,7 @@ export async function askHome(
     await response.body?.cancel()
     const location = response.headers.get('location')
     if (response.status >= 300 && response.status < 400 && location !== null) {
-      url = new URL(location, url)
+      url = redirectedTo(location, url)
       if (url.origin !== home) {
         // File contents live elsewhere (a CDN): being sent there is the home's yes. The token never follows.
         return method === 'HEAD' ? response : unreachable('it redirects to another host')
@@ -57,11 +57,24 @@ export async function askHome(
   return unreachable('it redirects too often')
 }
 
+function redirectedTo(location: string, from: URL): URL {
+  try {
+    return new URL(location, from)
+  } catch (cause) {
+    return unreachable('it redirects to no address', cause)
+  }
+}
+
 export async function readJson<Schema extends z.ZodType>(
   response: Response,
   schema: Schema,
 ): Promise<z.output<Schema>> {
-  const text = await response.text()
+  let text: string
+  try {
+    text = await response.text()
+  } catch (cause) {
+    return unreachable('its answer breaks off', cause)
+  }
   if (text.length > MAX_ANSWER_CHARACTERS) {
     return unreachable('its answer is too long')
   }

@@ -77,7 +77,7 @@ async function toSelection(
 function toBase(name: string, context: ResolveContext): AdapterSelection {
   const base = name === '' ? context.baseModels[0] : name
   if (base === undefined) {
-    throw new RingletError('no_node', 'no node is up to serve the base model', { retryAfterSeconds: 2 })
+    throw noNode()
   }
   if (!mayUseBase(base, context.scopes)) {
     throw new RingletError('scope_denied', 'this token may not use the base model', { param: nameParam(context) })
@@ -127,9 +127,14 @@ async function toRef(name: string, source: string | undefined, context: ResolveC
   }
   const target = await context.resolveAlias(parsed.alias)
   if (target === undefined || scopeRefusal(target, context.scopes) !== undefined) {
-    throw adapterNotFound(name, context.api)
+    // With no node up nobody knows the base's name, and this may be it.
+    throw context.baseModels.length === 0 ? noNode() : adapterNotFound(name, context.api)
   }
   return target
+}
+
+function noNode(): RingletError {
+  return new RingletError('no_node', 'no node is in the fleet', { retryAfterSeconds: 2 })
 }
 
 /** The same words whether the adapter does not exist or is not for this caller. */

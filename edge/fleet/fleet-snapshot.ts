@@ -17,7 +17,7 @@ export interface FleetNode extends NodeReport {
 export interface FleetSnapshot {
   /** Alive nodes only; draining ones are in it, marked. Sorted by node id. */
   nodes: readonly FleetNode[]
-  /** The names of the bases that the nodes serve, without doubles. */
+  /** The names under which the ring's nodes serve their base, without doubles: what a request can be answered by. */
   baseModels: readonly string[]
   /** Unix milliseconds, when this isolate last heard from the registry. */
   takenAt: number
@@ -36,7 +36,7 @@ export function createFleetSnapshot(nodes: readonly FleetNode[], takenAt: number
   const ring = createRing(withOneBase(steady.length > 0 ? steady : sorted))
   return {
     nodes: sorted,
-    baseModels: [...new Set(sorted.map((node) => node.baseModel))],
+    baseModels: [...new Set(ring.nodes.map((node) => node.baseModel))],
     takenAt,
     ring,
     regions: createRegionRings(ring),

@@ -12,6 +12,9 @@ import { addNodeRoutes } from './node-routes.ts'
 import { addTextRoutes } from './text-routes.ts'
 import { createTicketGuard } from './ticket-guard.ts'
 
+/** nginx's status for a client that closed its request; nobody reads it. */
+const CLIENT_GONE = 499
+
 export function createApp(context: NodeContext): Hono {
   const app = new Hono()
   const guard = createTicketGuard(context)
@@ -22,7 +25,8 @@ export function createApp(context: NodeContext): Hono {
     // Late enough to count this request's own sequences, which a stream has begun with its headers.
     c.res.headers.set(NODE_LOAD_HEADER, String(context.engine.inFlight()))
     const seconds = (context.clock.steady() - arrivedAt) / 1000
-    const code = c.error instanceof RingletError ? c.error.code : c.res.ok ? 'ok' : String(c.res.status)
+    const known = c.error instanceof RingletError ? c.error.code : c.res.ok ? 'ok' : String(c.res.status)
+    const code = c.res.status === CLIENT_GONE ? 'client_gone' : known
     // Registered routes only: a path from outside is no label.
     const route = c.req.routePath === '/*' ? 'unknown' : c.req.path
     if (!isStream(c.res)) {
@@ -41,6 +45,9 @@ export function createApp(context: NodeContext): Hono {
   app.notFound((c) => errorResponse(new RingletError('route_unknown', 'no such route'), apiOf(c.req.path)))
 
   app.onError((thrown, c) => {
+    if (c.req.raw.signal.aborted) {
+      return new Response(null, { status: CLIENT_GONE })
+    }
     const error = toRingletError(thrown)
     if (error.code === 'internal') {
       context.log.error({ err: thrown, route: c.req.path }, 'a request failed')

@@ -18,13 +18,20 @@ export function adapterHeaders(
     ...(refs.length === 0
       ? {}
       : {
-          'x-adapter-id': refs.map((ref) => headerText(ref.id)).join(','),
+          'x-adapter-id': shorten(refs.map((ref) => headerText(ref.id)).join(',')),
           'x-adapter-source': sources.join(','),
         }),
     ...(generation?.adapter === undefined
       ? {}
       : { 'x-adapter-digest': generation.adapter.digest, 'x-adapter-cache': generation.adapter.cacheTier }),
   }
+}
+
+/** The ids of a merge of many long ones would be more than HTTP clients read in a header. */
+const MAX_IDS_LENGTH = 4096
+
+function shorten(ids: string): string {
+  return ids.length > MAX_IDS_LENGTH ? `${ids.slice(0, MAX_IDS_LENGTH)}...` : ids
 }
 
 export function ignoredHeader(ignored: readonly string[]): Record<string, string> {

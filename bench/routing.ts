@@ -126,9 +126,6 @@ function printLarge(): void {
       `| ${nodes} | ${adapters} | ${nodes * 16} | ${fixed(run.heldAgain)} | ${fixed(run.inFlightRatio)} | ${speed} |`,
     )
   }
-  console.log(
-    'In a run shorter than the adapters are many, most misses are first requests, which nobody could serve from memory.',
-  )
 }
 
 function printChanges(): void {

@@ -18,7 +18,7 @@ import {
 } from './engine-messages.ts'
 import type { ModelRunner } from './engine-types.ts'
 import type { MaskSource } from './mask-source.ts'
-import type { EngineOutput } from './sequence-table.ts'
+import { type EngineOutput, failedEvent } from './sequence-table.ts'
 
 const STATS_INTERVAL_MS = 100
 
@@ -78,9 +78,16 @@ class EngineThread {
         this.#engine.submit(message.request, this.#heldAdapter(adapterDigest))
         break
       }
-      case 'embed':
-        this.#engine.submitEmbedding(message.task, this.#heldAdapter(message.digest))
+      case 'embed': {
+        const adapter = this.#heldAdapter(message.digest)
+        if (adapter?.digest === message.digest) {
+          this.#engine.submitEmbedding(message.task, adapter)
+        } else {
+          const error = new RingletError('internal', `adapter ${message.digest} was asked for and is not here`)
+          this.#outbox.push(failedEvent(message.task.sequenceId, error))
+        }
         break
+      }
       case 'abort': {
         const { stepCount } = this.#engine
         this.#engine.abort(message.sequenceId, stepCount - ((stepCount - message.atStep) | 0))

@@ -1,13 +1,16 @@
 /** Embeddings: the pooled last hidden state with the adapter applied, normalised; LoRAX's and OpenAI's shapes. */
 
+import { setImmediate as otherWork } from 'node:timers/promises'
 import type { Hono } from 'hono'
+import pLimit from 'p-limit'
 import { type EmbedRoute, type ParsedEmbed, parseEmbedRequest } from '../../shared/api/embed-request.ts'
 import type { Embeddings } from '../../shared/api/openai-reply.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { Ticket } from '../../shared/ticket.ts'
+import type { PackedAdapter } from '../model/packed-adapter.ts'
 import { readAdapterTokens } from './delivered.ts'
 import type { NodeContext } from './node-context.ts'
-import { preparePrompt } from './prepare-prompt.ts'
+import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
 import { readJsonBody } from './read-body.ts'
 import { adapterHeaders, countHeaders, ignoredHeader } from './reply-headers.ts'
 import type { TicketGuard } from './ticket-guard.ts'
@@ -54,32 +57,20 @@ async function embedAll(
     throw new RingletError('field_invalid', message, { param: 'dimensions' })
   }
   const limits = { maxPositions: spec.maxPositions, vocabSize: spec.vocabSize, maxNewTokens: undefined }
-  const prompts = parsed.inputs.map((input) =>
-    preparePrompt(
-      typeof input === 'string' ? { kind: 'text', text: input } : { kind: 'tokens', tokens: input },
-      {},
-      limits,
-      context,
-    ),
-  )
+  const prompts: PreparedPrompt[] = []
+  for (const input of parsed.inputs) {
+    const prompt =
+      typeof input === 'string' ? { kind: 'text' as const, text: input } : { kind: 'tokens' as const, tokens: input }
+    prompts.push(preparePrompt(prompt, {}, limits, context))
+    // Thousands of long texts take seconds to encode; streams go on between them.
+    await otherWork()
+  }
   const lease =
     ticket.adapter.kind === 'base'
       ? undefined
       : await context.adapters.acquire(ticket.adapter, { tenantId: ticket.tenantId, tokens, signal })
   try {
-    const deadline = context.clock.steady() + context.limits.requestTimeoutMs
-    const vectors = await Promise.all(
-      prompts.map((prompt) =>
-        context.engine.embed({
-          tokens: prompt.tokens,
-          tenantId: ticket.tenantId,
-          pooling: 'mean',
-          deadline,
-          signal,
-          ...(lease === undefined ? {} : { adapter: lease.packed }),
-        }),
-      ),
-    )
+    const vectors = await runAll(context, prompts, { tenantId: ticket.tenantId, signal, adapter: lease?.packed })
     return {
       vectors: vectors.map((vector) => normalise(vector.subarray(0, parsed.dimensions ?? vector.length))),
       promptTokens: prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0),
@@ -88,6 +79,44 @@ async function embedAll(
   } finally {
     lease?.release()
   }
+}
+
+interface EmbedShared {
+  tenantId: string
+  signal: AbortSignal
+  adapter: PackedAdapter | undefined
+}
+
+/**
+ * As many at a time as keep the engine busy: a list of texts may be longer than the engine's queue. The first failure ends
+ * the others, and nothing runs any more when this settles, so that the adapter can be given back.
+ */
+async function runAll(
+  { engine, clock, limits }: NodeContext,
+  prompts: readonly PreparedPrompt[],
+  { tenantId, signal, adapter }: EmbedShared,
+): Promise<Float32Array[]> {
+  const deadline = clock.steady() + limits.requestTimeoutMs
+  const failed = new AbortController()
+  const either = AbortSignal.any([signal, failed.signal])
+  const limit = pLimit(engine.spec.maxRows)
+  const results = await Promise.allSettled(
+    prompts.map(({ tokens }) =>
+      limit(async () => {
+        either.throwIfAborted()
+        const given = { tokens, tenantId, pooling: 'mean', deadline, signal: either } as const
+        try {
+          return await engine.embed(adapter === undefined ? given : { ...given, adapter })
+        } catch (error) {
+          failed.abort(error)
+          throw error
+        }
+      }),
+    ),
+  )
+  either.throwIfAborted()
+  // None was rejected, or the signal would be aborted.
+  return results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
 }
 
 /** To length 1, as OpenAI's are, so that a dot product is a cosine. */

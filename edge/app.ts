@@ -5,6 +5,7 @@ import { createMiddleware } from 'hono/factory'
 import { RingletError } from '../shared/errors.ts'
 import { aliasRoutes } from './admin/alias-routes.ts'
 import { fleetAdminRoutes } from './admin/fleet-admin-routes.ts'
+import { METRICS_PATH, metricsRoutes } from './admin/metrics-routes.ts'
 import { tenantRoutes } from './admin/tenant-routes.ts'
 import { usageRoutes } from './admin/usage-routes.ts'
 import type { AppContext, AppEnv, EdgeServices } from './app-types.ts'
@@ -53,6 +54,9 @@ export function createApp(): Hono<AppEnv> {
     app.route('/admin', routes)
   }
   app.all('/admin/*', nothingHere)
+  app.use(METRICS_PATH, adminDoor)
+  app.route('/', metricsRoutes())
+  app.all(METRICS_PATH, nothingHere)
 
   app.use(tenantDoor)
   for (const routes of [generateRoutes(), modelRoutes(), nodeRoutes(), docRoutes()]) {

@@ -126,6 +126,7 @@ const ROUTES: readonly Route[] = [
     reply: z.object({ object: z.literal('list'), data: z.array(modelSchema) }),
   },
   { path: '/info', method: 'get', summary: 'What serves here (LoRAX)', reply: z.looseObject({ model_id: z.string() }) },
+  { path: '/metrics', method: 'get', summary: 'Every node’s metrics as Prometheus text; an operator’s token' },
   { path: '/health', method: 'get', summary: 'Is the endpoint up? Needs no token' },
 ]
 

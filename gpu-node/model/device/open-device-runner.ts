@@ -6,7 +6,7 @@ import { planWeights } from '../graph/weight-plan.ts'
 import type { Progress, WeightSource } from '../runner/weight-store.ts'
 import type { BankSizes } from './bank-layout.ts'
 import { DeviceContext, type DeviceTarget } from './device-context.ts'
-import type { DeviceFormat } from './device-form.ts'
+import type { DeviceFloats, DeviceFormat } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
 import { DeviceRunner, type DeviceSizes } from './device-runner.ts'
 import { loadDeviceWeights } from './device-weights.ts'
@@ -14,6 +14,8 @@ import { loadDeviceWeights } from './device-weights.ts'
 export interface OpenDeviceOptions {
   checkpoint: WeightSource
   format: DeviceFormat
+  /** Halves, unless the format is f32. */
+  floats?: DeviceFloats
   target: DeviceTarget
   /** Of ONNX Runtime; absent: onnxruntime-node's, which has no CUDA. */
   libraryFile?: string
@@ -42,7 +44,7 @@ export async function openDeviceRunner(options: OpenDeviceOptions): Promise<Devi
     throw new RingletError('field_invalid', `${sizes.maxPositions} positions are asked for; ${limit}`)
   }
   const environment = new OrtEnvironment(options.threads, options.libraryFile)
-  const model = deviceModel(decoder, format, banks)
+  const model = deviceModel(decoder, format, banks, options.floats)
   const device = new DeviceContext(environment, target)
   const weights = await loadDeviceWeights(device, checkpoint, model, options.onProgress)
   const { graphs, onNotice } = options

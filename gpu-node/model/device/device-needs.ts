@@ -1,0 +1,82 @@
+/** What a device runner takes of its GPU, and how that is shared out among its allocators. Pure. */
+
+import { kvBytes, type MemoryNeed, weightBytes } from '../runner/memory-plan.ts'
+import { bankElements, imageElements } from './bank-layout.ts'
+import { FLOAT_BYTES } from './device-form.ts'
+import { type DeviceModel, sharesHead } from './device-graph.ts'
+import type { DeviceSizes } from './device-runner.ts'
+
+/** Sessions that hold memory of their own: of the forms none, gather and window, a rarer one, and loading. */
+const SESSIONS = 5
+/** cuBLAS and attention take this for themselves in each session. */
+const LIBRARY_BYTES = 96 * 2 ** 20
+/** The driver's context, code of the provider and cuDNN. */
+const CONTEXT_BYTES = 600 * 2 ** 20
+/** Allocators round and fragment. */
+const SLACK = 1.15
+
+export interface DeviceNeeds {
+  needs: MemoryNeed[]
+  /** Bytes of everything that stays. */
+  residentLimit: number
+  /** Bytes that one session may use while it runs. */
+  workspaceLimit: number
+}
+
+export function deviceNeeds(model: DeviceModel, sizes: DeviceSizes): DeviceNeeds {
+  const { decoder, plan, format, floats, banks } = model
+  const floatBytes = FLOAT_BYTES[floats]
+  const { maxRows, maxPositions } = sizes
+  const { vocabSize, hiddenSize, embedding } = decoder
+  const graphWeights = format === 'int8' || format === 'int4' ? format : 'f32'
+  const tables =
+    (sharesHead(model) ? 0 : vocabSize * hiddenSize) +
+    (embedding.positionWeight === undefined ? 0 : embedding.positionRows! * hiddenSize)
+  const weights = weightBytes(decoder, plan, graphWeights, floatBytes) + tables * floatBytes
+  const kv = kvBytes(decoder, maxRows, maxPositions, floatBytes)
+  const adapters = bankElements(plan, banks) * floatBytes
+  const steps = stepBytes(model, sizes)
+  const workspaceLimit = Math.ceil(SLACK * (workspaceBytes(model, sizes) + LIBRARY_BYTES))
+  return {
+    needs: [
+      { name: 'weights', bytes: weights },
+      { name: 'KV', bytes: kv, of: `${maxRows} rows of ${maxPositions} positions` },
+      { name: 'adapters', bytes: adapters, of: `${banks.slots} slots of rank ${banks.maxRank}` },
+      { name: 'workspace', bytes: steps + SESSIONS * workspaceLimit + CONTEXT_BYTES },
+    ],
+    residentLimit: Math.ceil(1.02 * (weights + kv + adapters + steps)) + LIBRARY_BYTES,
+    workspaceLimit,
+  }
+}
+
+/** Inputs and outputs of steps: float32 logits and hidden states, and integers by token. */
+function stepBytes({ decoder }: DeviceModel, { maxChunk, maxRows, maxLogits }: DeviceSizes): number {
+  const tokens = Math.max(maxChunk, maxRows)
+  return 4 * (Math.max(maxLogits, maxRows) * decoder.vocabSize + tokens * (2 * decoder.hiddenSize + 64)) + 2 ** 20
+}
+
+/** What lives at once between two operators, at its largest: of a prompt's chunk, of its logits, and of gathered or loaded adapters. */
+function workspaceBytes(model: DeviceModel, { maxChunk, maxRows, maxLogits }: DeviceSizes): number {
+  const { decoder, plan, floats, banks } = model
+  const floatBytes = FLOAT_BYTES[floats]
+  const tokens = Math.max(maxChunk, maxRows)
+  const inner = Math.max(
+    ...plan.layers.map(({ qkv, mlp }) => {
+      const up = mlp.kind === 'gated' ? mlp.gateUp : mlp.kind === 'plain' ? mlp.up : mlp.experts[0]!.gateUp
+      return Math.max(2 * qkv.outFeatures, 2.5 * up.outFeatures)
+    }),
+  )
+  const activations = tokens * (3 * decoder.hiddenSize + inner) * floatBytes
+  const logits = Math.max(maxLogits, maxRows) * decoder.vocabSize * (floatBytes + 4)
+  const ranks = banks.slots * banks.maxRank
+  const gathered = (plan: DeviceModel['plan']) =>
+    Math.max(
+      ...plan.layers.flatMap(({ qkv, o, mlp }) => {
+        const matrices = mlp.kind === 'gated' ? [qkv, o, mlp.gateUp, mlp.down] : [qkv, o]
+        return matrices.map(({ parts, inFeatures, outFeatures }) => parts.length * (inFeatures + outFeatures + tokens))
+      }),
+    ) *
+    (ranks / 2)
+  const loading = imageElements(plan, banks.maxRank, true)
+  return Math.max(activations + logits + gathered(plan) * floatBytes, loading * floatBytes)
+}

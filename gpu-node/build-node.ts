@@ -11,16 +11,14 @@ import { createHomeFetch } from './adapters/sources/http-home.ts'
 import { openAdapterStore } from './adapters/store/open-store.ts'
 import type { NodeConfig } from './config.ts'
 import type { EngineClient } from './engine/engine-client.ts'
-import { startEngine } from './engine/start-engine.ts'
 import type { NodeDescription } from './fleet/heartbeats.ts'
 import { GrammarService } from './grammar/grammar-service.ts'
 import { grammarVocabulary } from './grammar/grammar-vocabulary.ts'
 import type { NodeClock, NodeContext, NodeIdentity } from './http/node-context.ts'
 import { createNodeMetrics } from './metrics.ts'
 import { openCheckpoint } from './model/checkpoint.ts'
-import type { ModelSpec } from './model/model-spec.ts'
-import { adapterLayout } from './model/pack-adapter.ts'
 import { resolveBase } from './model/resolve-base.ts'
+import { type OpenEngine, openEngine } from './open-engine.ts'
 import { createChatTemplate } from './text/chat-template.ts'
 import { createTokenizer } from './text/tokenizer.ts'
 import { readTokenizerFiles } from './text/tokenizer-files.ts'
@@ -56,7 +54,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
   const { config, clock, log, onProgress } = options
   onProgress('opening the model', 0)
   const directory = await fetchBase(options)
-  const spec = await readSpec(directory, config, log)
+  const { spec, decoder } = await readSpec(directory, config, log)
   const files = await readTokenizerFiles(directory)
   const eosTokens = spec.eosTokens
   const tokenizer = createTokenizer(files, eosTokens)
@@ -66,34 +64,26 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
   const toolFormat = detectToolFormat(chatTemplates.values())
   const markers = formatMarkers(toolFormat)
   const grammars = new GrammarService(grammarVocabulary(tokenizer, spec.vocabSize, eosTokens, markers))
-  const engine = await startEngine(
-    {
-      runner: {
-        module: new URL('./model/runner/runner-part.ts', import.meta.url).href,
-        options: {
-          directory,
-          dtype: config.dtype,
-          threads: config.threads,
-          maxRows: config.maxSequences,
-          maxPositions: spec.maxPositions,
-          adapterSlots: config.maxEngineAdapters,
-          cacheFolder: join(config.stateDir, 'weights'),
-        },
-      },
-      masks: grammars.maskSource(),
-      limits: engineLimits(config),
-    },
-    { onProgress: ({ stage, fraction }) => onProgress(stage, fraction) },
-  )
+  const opened = await openEngine({
+    config,
+    directory,
+    decoder,
+    maxPositions: spec.maxPositions,
+    masks: () => grammars.maskSource(),
+    limits: engineLimits(config),
+    say: (line) => log.info(line),
+    onProgress: ({ stage, fraction }) => onProgress(stage, fraction),
+  })
+  const { engine, dtype, device } = opened
   onProgress('opening the adapters', 0)
   const modelName = config.modelName ?? nameOfModel(config.model)
-  const adapters = await openStore(config, directory, modelName, engine)
+  const adapters = await openStore(config, directory, modelName, opened)
   const identity: NodeIdentity = {
     nodeId: config.nodeId,
     baseModel: modelName,
     baseDigest: spec.baseDigest,
-    dtype: config.dtype,
-    device: 'cpu',
+    dtype,
+    device,
     version: options.version,
   }
   let draining = false
@@ -156,14 +146,14 @@ async function fetchBase({ config, log, onProgress }: BuildOptions): Promise<str
 }
 
 /** Without weights: what the other parts must know before the engine has loaded. */
-async function readSpec(directory: string, config: NodeConfig, log: Logger): Promise<ModelSpec> {
+async function readSpec(directory: string, config: NodeConfig, log: Logger) {
   const checkpoint = await openCheckpoint(directory, { maxPositions: config.maxPositions })
   await checkpoint.close()
   for (const warning of checkpoint.spec.warnings) {
     log.warn(warning)
   }
-  const { spec } = checkpoint
-  return { ...spec, maxPositions: Math.min(spec.maxPositions, config.maxPositions) }
+  const { spec, decoder } = checkpoint
+  return { spec: { ...spec, maxPositions: Math.min(spec.maxPositions, config.maxPositions) }, decoder }
 }
 
 function engineLimits(config: NodeConfig) {
@@ -178,10 +168,10 @@ function openStore(
   config: NodeConfig,
   directory: string,
   modelName: string,
-  engine: EngineClient,
+  { engine, adapterLayout }: OpenEngine,
 ): Promise<AdapterStore> {
   return openAdapterStore({
-    base: { directory, name: modelName, adapterLayout: adapterLayout(config.dtype) },
+    base: { directory, name: modelName, adapterLayout },
     cacheDirectory: join(config.stateDir, 'adapters'),
     diskBytes: config.adapterDiskBytes,
     ramBytes: config.adapterRamBytes,

@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
 import type { SigningKeys } from '../shared/hmac.ts'
+import { type DeviceChoice, type Dtype, parseDevice } from './device-choice.ts'
 
 const options = {
   model: { type: 'string' },
@@ -17,6 +18,11 @@ const options = {
   'node-id': { type: 'string' },
   region: { type: 'string' },
   dtype: { type: 'string' },
+  device: { type: 'string' },
+  'gpu-memory-fraction': { type: 'string' },
+  'max-adapter-rank': { type: 'string' },
+  'cuda-dir': { type: 'string' },
+  'no-cuda-graphs': { type: 'boolean' },
   threads: { type: 'string' },
   'max-sequences': { type: 'string' },
   'max-positions': { type: 'string' },
@@ -48,7 +54,11 @@ export const NODE_USAGE = `npm run dev:node -- [options]
   --edge-url URL            the edge to join; keys: RINGLET_JOIN_KEYS or --join-secret
   --ticket-keys ID:SECRET   keys of tickets, comma-separated (RINGLET_TICKET_KEYS)
   --state DIR               caches and, without configured keys, local ones (.ringlet)
-  --dtype T                 int8, int4 or f32 (int8)
+  --device D                cpu, cuda, cuda:N, cuda:N,M (an engine each) or auto: CUDA where it works (cpu)
+  --dtype T                 int8, int4, f32 (cpu) or f16 (cuda); int8 on cpu, f16 on cuda
+  --gpu-memory-fraction F   of a GPU's memory that may be used (0.9)
+  --max-adapter-rank N      on GPUs, the rank that each adapter slot has room for (64)
+  --cuda-dir DIR            what npm run setup:cuda filled (.ort); --no-cuda-graphs runs steps uncaptured
   --threads N               of the engine (all cores)
   --max-sequences N         sequences that run at once (16)
   --max-positions N         prompt and generated tokens of a sequence (2048, or what the model has)
@@ -86,6 +96,15 @@ const keyList = z.string().transform((text, context): SigningKeys => {
   return { keys }
 })
 
+function deviceChoice(text: string, context: z.RefinementCtx): DeviceChoice {
+  try {
+    return parseDevice(text)
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) })
+    return z.NEVER
+  }
+}
+
 const flagsSchema = z.object({
   model: z.string().min(1).default('models/demo/base'),
   'model-name': z.string().min(1).max(512).optional(),
@@ -99,7 +118,20 @@ const flagsSchema = z.object({
     .regex(/^[\w.-]{1,128}$/, 'expected letters, digits, . _ -')
     .optional(),
   region: z.string().max(64).default(''),
-  dtype: z.enum(['int8', 'int4', 'f32']).default('int8'),
+  dtype: z.enum(['int8', 'int4', 'f32', 'f16']).optional(),
+  device: z.string().default('cpu').transform(deviceChoice),
+  'gpu-memory-fraction': z
+    .string()
+    .regex(/^(?:0?\.\d+|1(?:\.0+)?)$/, 'expected a number above 0, at most 1')
+    .default('0.9')
+    .transform(Number)
+    .refine((fraction) => fraction > 0, 'expected a number above 0, at most 1'),
+  'max-adapter-rank': whole(1, 1024).default(64),
+  'cuda-dir': z
+    .string()
+    .min(1)
+    .default(join(import.meta.dirname, '../.ort')),
+  'no-cuda-graphs': z.boolean().default(false),
   threads: whole(1, 1024).optional(),
   'max-sequences': whole(1, 1024).default(16),
   'max-positions': whole(2, 10_000_000).default(2048),
@@ -163,7 +195,14 @@ export interface NodeConfig {
   url: string | undefined
   nodeId: string
   region: string
-  dtype: 'int8' | 'int4' | 'f32'
+  device: DeviceChoice
+  /** Absent: the device's own default. */
+  dtype: Dtype | undefined
+  gpuMemoryFraction: number
+  maxAdapterRank: number
+  /** ONNX Runtime beside its CUDA provider. */
+  cudaFolder: string
+  cudaGraphs: boolean
   threads: number
   maxSequences: number
   maxPositions: number
@@ -212,7 +251,12 @@ export function readConfig(
     url: flags.url,
     nodeId: flags['node-id'] ?? `${hostname().replace(/[^\w.-]/g, '-')}-${flags.port}`,
     region: flags.region,
+    device: flags.device,
     dtype: flags.dtype,
+    gpuMemoryFraction: flags['gpu-memory-fraction'],
+    maxAdapterRank: flags['max-adapter-rank'],
+    cudaFolder: resolve(flags['cuda-dir']),
+    cudaGraphs: !flags['no-cuda-graphs'],
     threads: flags.threads ?? cores,
     maxSequences: flags['max-sequences'],
     maxPositions: flags['max-positions'],

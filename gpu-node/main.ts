@@ -61,7 +61,8 @@ async function run(config: NodeConfig): Promise<void> {
           ...(received === undefined ? {} : { ticketKeys: received }),
         })
   // Told on stdout for whoever supervises the process.
-  console.log(`node ready ${server.url} (${node.context.identity.baseModel}, ${config.dtype}, ${config.nodeId})`)
+  const { baseModel, dtype } = node.context.identity
+  console.log(`node ready ${server.url} (${baseModel}, ${dtype}, ${config.nodeId})`)
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => (stop.signal.aborted ? hurry.abort() : stop.abort()))

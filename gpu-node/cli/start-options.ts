@@ -25,7 +25,8 @@ export const START_USAGE = `npm start -- [options]
   --model DIR|ID      base model: a checkpoint directory or a hub id (the demo model)
   --adapter-root DIR  folder of local adapters; may be given several times (the demo's)
   --state DIR         secrets, tenants, caches and dev.json (.ringlet)
-  --dtype T           f32, int8 or int4, for every node
+  --dtype T           f32, int8 or int4 (f16 on GPUs), for every node
+  --device D          cpu, cuda, cuda:N or auto, for every node
   --threads N         of each node's engine`
 
 /** Throws an error whose message is for the user. */
@@ -39,6 +40,7 @@ export function parseStartOptions(argv: readonly string[]): StartOptions | 'help
       'adapter-root': { type: 'string', multiple: true },
       state: { type: 'string', default: '.ringlet' },
       dtype: { type: 'string' },
+      device: { type: 'string' },
       threads: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
@@ -46,7 +48,7 @@ export function parseStartOptions(argv: readonly string[]): StartOptions | 'help
   if (values.help) {
     return 'help'
   }
-  const nodeArguments = (['dtype', 'threads'] as const).flatMap((name) => {
+  const nodeArguments = (['dtype', 'device', 'threads'] as const).flatMap((name) => {
     const value = values[name]
     return value === undefined ? [] : [`--${name}`, value]
   })

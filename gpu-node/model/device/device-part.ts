@@ -1,14 +1,12 @@
-/** The engine thread's way to a runner on a GPU: plans its memory, says the plan, loads and prepares. */
+/** The engine thread's way to a runner on a GPU: loads the model within the memory that was planned for it. */
 
 import type { LoadProgress } from '../../engine/engine-client.ts'
 import type { ModelRunner } from '../../engine/engine-types.ts'
 import { openCheckpoint } from '../checkpoint.ts'
-import { describeNeeds, type MemoryLimit, planMemory } from '../runner/memory-plan.ts'
 import type { BankSizes } from './bank-layout.ts'
 import type { DeviceFormat } from './device-form.ts'
-import { deviceNeeds } from './device-needs.ts'
 import type { DeviceSizes } from './device-runner.ts'
-import { deviceModel, openDeviceRunner } from './open-device-runner.ts'
+import { openDeviceRunner } from './open-device-runner.ts'
 
 /** Structured-cloneable: crosses a thread's border. */
 export interface DevicePartOptions {
@@ -17,7 +15,9 @@ export interface DevicePartOptions {
   deviceId: number
   /** ONNX Runtime beside its CUDA provider. */
   libraryFile: string
-  memory: MemoryLimit
+  /** As planned (device-needs.ts). */
+  residentLimit: number
+  workspaceLimit: number
   sizes: DeviceSizes
   banks: BankSizes
   graphs: boolean
@@ -27,12 +27,9 @@ export async function createRunner(
   options: DevicePartOptions,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<ModelRunner> {
-  const { directory, format, deviceId, libraryFile, memory, sizes, banks, graphs } = options
+  const { directory, format, deviceId, libraryFile, residentLimit, workspaceLimit, sizes, banks, graphs } = options
   const checkpoint = await openCheckpoint(directory, { maxPositions: sizes.maxPositions })
   try {
-    const { residentLimit, workspaceLimit, needs } = deviceNeeds(deviceModel(checkpoint.decoder, format, banks), sizes)
-    const plan = planMemory(needs, memory)
-    onProgress({ stage: `${memory.name}: ${describeNeeds(plan)}`, fraction: 0 })
     const runner = await openDeviceRunner({
       checkpoint,
       format,

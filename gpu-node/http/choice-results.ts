@@ -1,5 +1,7 @@
 /** For replies that are sent whole: all choices of a generation, and which of them are returned. */
 
+import type { GenerateRequest } from '../../shared/api/generate-request.ts'
+import { RingletError } from '../../shared/errors.ts'
 import type { Choice, ChoiceFinish, ChoiceToken } from './choice.ts'
 import type { Generation } from './generation.ts'
 
@@ -15,12 +17,34 @@ export interface ChoiceResult {
   meanLogprob: number
 }
 
-export async function collectChoices(generation: Generation, bestOf: number): Promise<ChoiceResult[]> {
+/** Of all tokens of a reply together, about 40 MB of JSON: the edge holds a reply whole before it sends it. */
+const MAX_ALTERNATIVES = 500_000
+
+type Wanted = Pick<GenerateRequest, 'bestOf' | 'alternatives' | 'promptLogprobs'>
+
+/** Throws `field_invalid`, and ends the generation, when the reply grows beyond what can be sent whole. */
+export async function collectChoices(
+  generation: Generation,
+  { bestOf, alternatives, promptLogprobs }: Wanted,
+  mostAlternatives = MAX_ALTERNATIVES,
+): Promise<ChoiceResult[]> {
   const tokens = generation.choices.map((): ChoiceToken[] => [])
+  const promptTokens = generation.prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
+  let carried = 0
+  const carry = (more: number): void => {
+    carried += more
+    if (carried > mostAlternatives) {
+      generation.abort()
+      const ask = 'ask for fewer tokens, choices or alternatives, or for a stream'
+      throw new RingletError('field_invalid', `a reply carries up to ${mostAlternatives} alternatives; ${ask}`)
+    }
+  }
+  carry(promptLogprobs ? promptTokens * alternatives : 0)
   for await (const events of generation.events) {
     for (const event of events) {
       if (event.kind === 'token') {
         tokens[event.choice]?.push(event.token)
+        carry(event.token.alternatives.length)
       }
     }
   }

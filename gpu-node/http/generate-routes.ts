@@ -108,7 +108,7 @@ function start(
 async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<Response> {
   const { parsed, ticket } = job
   const generation = await start(c, job, context)
-  const results = await collectChoices(generation, parsed.request.bestOf)
+  const results = await collectChoices(generation, parsed.request)
   const usage = usageOf(generation)
   const headers = {
     ...adapterHeaders(context, ticket.adapter, generation),

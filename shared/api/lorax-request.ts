@@ -32,6 +32,9 @@ export interface LoraxLimits {
 }
 export const DEFAULT_LORAX_LIMITS: LoraxLimits = { maxBestOf: 2, maxStopSequences: 4 }
 
+/** LoRAX has no cap; each costs every token of the batch time, and a reply of whole vocabularies would fill a node. */
+const MAX_ALTERNATIVES = 64
+
 const wholeNumber = z.number().refine(Number.isInteger, 'expected a whole number')
 
 export const loraxParametersSchema = z.looseObject({
@@ -223,6 +226,11 @@ function toSampling(given: LoraxParameters, bestOf: number): SamplingFields {
     (given.return_k_alternatives ?? 1) > 0,
     'return_k_alternatives',
     '`return_k_alternatives` must be strictly positive',
+  )
+  check(
+    (given.return_k_alternatives ?? 1) <= MAX_ALTERNATIVES,
+    'return_k_alternatives',
+    `\`return_k_alternatives\` must be <= ${MAX_ALTERNATIVES}. Given: ${given.return_k_alternatives}`,
   )
   check((given.seed ?? 0) >= 0, 'seed', '`seed` must be non-negative')
   const bias: LogitBias | undefined = given.logit_bias ?? undefined

@@ -43,6 +43,7 @@ describe('a LoRAX body', () => {
     [{ typical_p: 1 }, '`typical_p` must be > 0.0 and < 1.0'],
     [{ max_new_tokens: 0 }, '`max_new_tokens` must be strictly positive'],
     [{ return_k_alternatives: 0 }, '`return_k_alternatives` must be strictly positive'],
+    [{ return_k_alternatives: 65 }, '`return_k_alternatives` must be <= 64. Given: 65'],
     [{ best_of: 3, do_sample: true }, '`best_of` must be > 0 and <= 2. Given: 3'],
     [{ best_of: 2 }, 'you must use sampling when `best_of` is > 1'],
     [{ best_of: 2, do_sample: true, seed: 1 }, '`seed` must not be set when `best_of` > 1'],

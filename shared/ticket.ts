@@ -31,6 +31,8 @@ export interface Ticket {
   requestId: string
   tenantId: string
   nodeId: string
+  /** Of the base that placement chose the node for; a node that was restarted with another one refuses. */
+  baseDigest?: string
   adapter: AdapterSelection
   /** Per-tenant secret salt for prefix reuse; hex. */
   cacheSalt: string

@@ -31,6 +31,9 @@ const EXPOSED = [
   'x-adapter-digest',
   'x-adapter-cache',
   'x-ringlet-node',
+  'x-ringlet-ignored',
+  'x-prompt-tokens',
+  'x-generated-tokens',
   'server-timing',
   'retry-after',
 ]

@@ -47,7 +47,7 @@ export async function createNodeRequest(
     'accept-encoding': 'identity',
     'x-request-id': call.requestId,
     traceparent: call.traceparent,
-    [TICKET_HEADER]: await mintNodeTicket(call, node.nodeId, deps),
+    [TICKET_HEADER]: await mintNodeTicket(call, node, deps),
   })
   if (call.accept !== undefined) {
     headers.set('accept', call.accept)
@@ -69,13 +69,30 @@ export function encodeDelivered(delivered: Delivered): string | undefined {
   return text.length > MAX_DELIVERED_BYTES ? undefined : text
 }
 
-function mintNodeTicket(claims: TicketClaims, nodeId: string, deps: NodeRequestDeps): Promise<string> {
+function mintNodeTicket(
+  claims: TicketClaims,
+  { nodeId, baseDigest }: FleetNode,
+  deps: NodeRequestDeps,
+): Promise<string> {
   const { action, requestId, tenantId, selection: adapter, cacheSalt, seed, limits, createdAt } = claims
   // A client may choose the request id, so it is not unique by itself; nodes refuse an id they have seen.
   const ticketId = `${requestId}.${randomHex(deps.random)}${randomHex(deps.random)}`
   const expiresAt = deps.now() + MAX_TICKET_LIFE_MS
   return mintTicket(
-    { action, ticketId, requestId, tenantId, nodeId, adapter, cacheSalt, seed, limits, createdAt, expiresAt },
+    {
+      action,
+      ticketId,
+      requestId,
+      tenantId,
+      nodeId,
+      baseDigest,
+      adapter,
+      cacheSalt,
+      seed,
+      limits,
+      createdAt,
+      expiresAt,
+    },
     deps.ticketKeys,
   )
 }

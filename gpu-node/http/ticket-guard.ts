@@ -15,6 +15,9 @@ export function createTicketGuard(context: Pick<NodeContext, 'ticketKeys' | 'ide
     }
     const now = context.clock.wall()
     const ticket = await verifyTicket(text, context.ticketKeys, context.identity.nodeId, now)
+    if (ticket.baseDigest !== undefined && ticket.baseDigest !== context.identity.baseDigest) {
+      throw new RingletError('ticket_wrong_node', 'this node serves another base than the ticket is for')
+    }
     if (!actions.includes(ticket.action)) {
       throw new RingletError('ticket_invalid', `the ticket is for ${ticket.action}, not for this route`)
     }

@@ -1,11 +1,12 @@
 /** What may be asked for as `model`: the base and the operator's aliases, as far as the caller's token reaches. OpenAI's shapes. */
 
 import { Hono } from 'hono'
-import { type AdapterRef, formatAdapterRef, selectionRefs } from '../../shared/adapter-ref.ts'
+import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionRefs } from '../../shared/adapter-ref.ts'
 import type { AliasView } from '../../shared/edge-api.ts'
 import { mayUseBase, scopeRefusal } from '../adapters/adapter-scope.ts'
 import { authorizeSelection } from '../adapters/home-check.ts'
 import { adapterNotFound } from '../adapters/resolve-selection.ts'
+import { callNode } from '../admin/node-call.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
 import { forwardDeps, resolve } from './serve.ts'
@@ -20,6 +21,8 @@ interface ModelCard {
   root: string
   /** The base under an adapter. */
   parent: string | null
+  /** SHA-256 of the checkpoint, or of the adapter's content: told of one model alone, where a node holds it. */
+  digest: string | null
   max_model_len: number | null
 }
 
@@ -56,11 +59,41 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
   if (ref === undefined) {
     throw adapterNotFound(model, 'openai')
   }
-  return adapterCard(model, ref, snapshot.takenAt, snapshot)
+  const exact = { kind: 'single', ref } as const
+  const digest = await digestOf(c, { selection: exact, placementKey: resolved.placementKey }, snapshot)
+  return { ...adapterCard(model, ref, snapshot.takenAt, snapshot), digest: digest ?? null }
+}
+
+const LIST_TIMEOUT_MS = 2_000
+
+/** As the node knows it that a request would go to. */
+async function digestOf(
+  c: AppContext,
+  asked: { selection: Extract<AdapterSelection, { kind: 'single' }>; placementKey: string },
+  snapshot: FleetSnapshot,
+): Promise<string | undefined> {
+  const { state, routingSecret, region } = forwardDeps(c)
+  const placement = state.router.preview({ ...asked, routingSecret, region }, snapshot)
+  const node = placement === undefined ? undefined : snapshot.ring.nodes[placement.index]
+  if (node === undefined) {
+    return undefined
+  }
+  const { tenantId } = c.var.tenant
+  const control = { method: 'GET', path: '/adapters', action: 'info', tenantId, timeoutMs: LIST_TIMEOUT_MS } as const
+  const spelling = formatAdapterRef(asked.selection.ref)
+  try {
+    const reply = await callNode(c, node, control)
+    const { adapters } = await reply.json<{ adapters: { refs: string[]; digest: string }[] }>()
+    return adapters.find(({ refs }) => refs.includes(spelling))?.digest
+  } catch {
+    // A node that is busy or gone leaves the digest unknown; the model is there all the same.
+    return undefined
+  }
 }
 
 function baseCard(name: string, snapshot: FleetSnapshot): ModelCard {
-  return card(name, name, null, snapshot.takenAt, snapshot)
+  const node = snapshot.ring.nodes.find(({ baseModel }) => baseModel === name)
+  return { ...card(name, name, null, snapshot.takenAt, snapshot), digest: node?.baseDigest ?? null }
 }
 
 function adapterCard(id: string, ref: AdapterRef, changedAt: number, snapshot: FleetSnapshot): ModelCard {
@@ -76,6 +109,7 @@ function card(id: string, root: string, parent: string | null, changedAt: number
     owned_by: 'ringlet',
     root,
     parent,
+    digest: null,
     max_model_len: lengths.length === 0 ? null : Math.min(...lengths),
   }
 }

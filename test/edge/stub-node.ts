@@ -28,7 +28,7 @@ export interface StubNode {
   nodeId: string
   url: string
   served: ServedRequest[]
-  /** Served requests but for prefetch hints. */
+  /** Served requests but for those about adapters alone. */
   generated: () => ServedRequest[]
   answer: Answer
   heartbeat: (resident?: ResidentAdapter[]) => Heartbeat
@@ -89,7 +89,7 @@ export async function startStubNode(nodeId: string, ticketKeys: SigningKeys): Pr
     nodeId,
     url,
     served,
-    generated: () => served.filter((one) => !one.path.startsWith('/adapters/')),
+    generated: () => served.filter((one) => !one.path.startsWith('/adapters')),
     answer: answerText('hello'),
     heartbeat: (resident = []) => ({
       nodeId,

@@ -176,6 +176,21 @@ describe('the other routes', () => {
     expect(await (await world.get('/v1/models/pirate', token)).json()).toMatchObject({ root: 'local:pirate' })
     expect((await world.get('/v1/models/nobody', token)).status).toBe(404)
   })
+
+  test('/v1/models/{id} tells the digest, of an adapter where a node holds it', async () => {
+    const digestOf = async (model: string) => {
+      const card = (await (await world.get(`/v1/models/${model}`, token)).json()) as { digest: string | null }
+      return card.digest
+    }
+    expect(await digestOf('demo/base')).toBe('d1')
+    expect(await digestOf('pirate')).toBeNull()
+    const before = node.answer
+    node.answer = (_request, response) => {
+      response.end(JSON.stringify({ adapters: [{ refs: ['local:pirate'], digest: 'abc' }] }))
+    }
+    expect(await digestOf('pirate')).toBe('abc')
+    node.answer = before
+  })
 })
 
 describe('a stream', () => {

@@ -1,0 +1,183 @@
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { gzipSync } from 'node:zlib'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readSettings } from '../../../gpu-node/cli/setup-cuda.ts'
+import { type CudaProbe, describeMissing, probeCuda } from '../../../gpu-node/cuda/cuda-state.ts'
+import { fillFromTarball, readInstalled } from '../../../gpu-node/cuda/provider-folder.ts'
+import { extractTar } from '../../../gpu-node/cuda/tar-extract.ts'
+import { GraphWriter } from '../../../gpu-node/model/graph/graph-writer.ts'
+import { missingLibraries, neededLibraries } from '../../../gpu-node/ort/cuda-libraries.ts'
+import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
+import { ortLibraryFile } from '../../../gpu-node/ort/library.ts'
+import { OrtSession } from '../../../gpu-node/ort/session.ts'
+
+let work: string
+beforeAll(async () => {
+  work = await mkdtemp(join(tmpdir(), 'ringlet-cuda-'))
+})
+afterAll(() => rm(work, { recursive: true }))
+
+/** A tar archive as POSIX describes it, by the slow and obvious way. */
+function tar(files: Record<string, Uint8Array>): Buffer {
+  const blocks = Object.entries(files).flatMap(([name, bytes]) => {
+    const header = Buffer.alloc(512)
+    header.write(name, 0)
+    header.write('0000644\0', 100)
+    header.write(`${bytes.length.toString(8).padStart(11, '0')}\0`, 124)
+    header.write('        ', 148)
+    header.write('0', 156)
+    header.write('ustar\0', 257)
+    const sum = header.reduce((total, byte) => total + byte, 0)
+    header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+    return [header, Buffer.from(bytes), Buffer.alloc((512 - (bytes.length % 512)) % 512)]
+  })
+  return Buffer.concat([...blocks, Buffer.alloc(1024)])
+}
+
+describe('an archive', () => {
+  test('gives the files asked for, in whatever pieces it arrives', async () => {
+    const files = {
+      'package/a': Buffer.from('first'),
+      'package/b': Buffer.alloc(1500, 7),
+      'package/empty': Buffer.alloc(0),
+    }
+    const archive = tar(files)
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 700 }), { minLength: 1 }), async (sizes) => {
+        const pieces: Buffer[] = []
+        for (let at = 0, i = 0; at < archive.length; i++) {
+          const size = sizes[i % sizes.length]!
+          pieces.push(archive.subarray(at, at + size))
+          at += size
+        }
+        const target = (name: string) => (name === 'package/a' ? undefined : join(work, name.replace('/', '-')))
+        expect(await extractTar(Readable.from(pieces), target)).toEqual(['package/b', 'package/empty'])
+        expect(await readFile(join(work, 'package-b'))).toEqual(files['package/b'])
+        expect(await readFile(join(work, 'package-empty'))).toHaveLength(0)
+      }),
+      { numRuns: 20 },
+    )
+    expect(existsSync(join(work, 'package-a'))).toBe(false)
+  })
+
+  test('that is cut off or damaged is refused', async () => {
+    const archive = tar({ 'package/a': Buffer.alloc(700, 1) })
+    const into = () => join(work, 'cut')
+    await expect(extractTar(Readable.from([archive.subarray(0, 900)]), into)).rejects.toThrow('ends in the middle')
+    archive[3] = 65
+    await expect(extractTar(Readable.from([archive]), into)).rejects.toThrow('another checksum')
+  })
+})
+
+describe('the provider folder', () => {
+  const entries = new Map([['package/Plugins/x/libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_cuda.so']])
+
+  test('is filled from a tarball with the right bytes, and links to ONNX Runtime', async () => {
+    const tarball = join(work, 'good.tgz')
+    const bytes = gzipSync(
+      tar({
+        'package/Plugins/x/libonnxruntime_providers_cuda.so': Buffer.from('elf'),
+        'package/evil': Buffer.from('x'),
+      }),
+    )
+    await writeFile(tarball, bytes)
+    const integrity = `sha512-${createHash('sha512').update(bytes).digest('base64')}`
+    const folder = join(work, 'ort')
+    await fillFromTarball(tarball, { folder, ortLibrary: ortLibraryFile() }, { integrity, entries })
+    expect((await readdir(folder)).sort()).toEqual([
+      'libonnxruntime.so.1',
+      'libonnxruntime_providers_cuda.so',
+      'provider.json',
+    ])
+    expect(await readlink(join(folder, 'libonnxruntime.so.1'))).toBe(ortLibraryFile())
+    expect(await readInstalled(folder)).toBe(13)
+  })
+
+  test('stays as it was when the tarball has other bytes', async () => {
+    const folder = join(work, 'untouched')
+    await writeFile(join(work, 'bad.tgz'), 'not what was published')
+    const filling = fillFromTarball(join(work, 'bad.tgz'), { folder, ortLibrary: ortLibraryFile() })
+    await expect(filling).rejects.toThrow(/sha512-FopIhNE.*is expected: nothing of it is used/)
+    expect((await readdir(work)).filter((name) => name.startsWith('untouched'))).toEqual([])
+  })
+})
+
+describe('what a machine lacks', () => {
+  const none: CudaProbe = { missing: () => [], memory: () => ({ name: 'GPU', totalBytes: 8, freeBytes: 4 }) }
+
+  test('is said in one line, with where it comes from', () => {
+    const load = (file: string) => {
+      if (file !== 'libcuda.so.1') {
+        throw new Error(`no ${file}`)
+      }
+    }
+    const missing = missingLibraries(13, load)
+    expect(missing.map(({ library }) => library.files[0])).toEqual([
+      'libcudart.so.13',
+      'libcublas.so.13',
+      'libcublasLt.so.13',
+      'libcurand.so.10',
+      'libcudnn.so.9',
+    ])
+    const line = describeMissing(missing)
+    expect(line).not.toContain('\n')
+    expect(line).toContain('libcublas.so.13')
+    expect(line).toContain('cuDNN 9')
+    expect(neededLibraries(12).flatMap(({ files }) => files)).toContain('libcublasLt.so.12')
+  })
+
+  test('provider files, libraries and GPU are looked for in this order', async () => {
+    expect(await probeCuda(join(work, 'nothing'), [0], none)).toMatchObject({
+      kind: 'missing',
+      why: expect.stringContaining('setup:cuda'),
+    })
+    const folder = join(work, 'complete')
+    await mkdir(folder)
+    for (const file of [
+      'libonnxruntime_providers_cuda.so',
+      'libonnxruntime_providers_shared.so',
+      'libonnxruntime.so.1',
+    ]) {
+      await writeFile(join(folder, file), '')
+    }
+    const ready = await probeCuda(folder, [0], none)
+    expect(ready).toMatchObject({
+      kind: 'ready',
+      libraryFile: join(folder, 'libonnxruntime.so.1'),
+      gpus: [{ totalBytes: 8 }],
+    })
+    const fails: CudaProbe = {
+      ...none,
+      memory: (id) => {
+        throw new Error(`there is no GPU ${id}`)
+      },
+    }
+    expect(await probeCuda(folder, [3], fails)).toEqual({ kind: 'missing', why: 'there is no GPU 3' })
+  })
+
+  test('a session on CUDA without the provider fails with ONNX Runtime’s reason, and the next one works', () => {
+    const environment = new OrtEnvironment(1)
+    const graph = new GraphWriter()
+    graph.nodes('Identity', [graph.input('x', 'float32', [1])], {}, ['y'])
+    graph.declareOutput('y', 'float32', [1])
+    const model = graph.toModel()
+    const cuda = { deviceId: 0, memoryLimit: 2 ** 20, graphs: false }
+    expect(() => new OrtSession(environment, { model, cuda })).toThrow(/libonnxruntime_providers_shared\.so/)
+    new OrtSession(environment, { model }).dispose()
+    environment.dispose()
+  })
+})
+
+test('the command’s options are checked', () => {
+  expect(readSettings(['--cuda', '12', '--dir', '/x'])).toMatchObject({ cuda: 12, folder: '/x', check: false })
+  expect(() => readSettings(['--cuda', '11'])).toThrow('--cuda is 12 or 13; given: 11')
+  expect(() => readSettings(['--cuda', '12', '--tarball', 'a.tgz'])).toThrow(
+    '--tarball holds the libraries for CUDA 13',
+  )
+})

@@ -80,8 +80,8 @@ export class DeviceContext {
     const address = this.#staging.allocate(bytes)
     return {
       bytes: new Uint8Array(viewMemory(address, bytes)),
-      tensor: (type, shape, offset = 0) =>
-        new OrtTensor(this.environment, type, shape, address + BigInt(offset), this.#staging.memory),
+      // Told as plain memory: ONNX Runtime then copies in the right direction, and CUDA knows itself what is pinned.
+      tensor: (type, shape, offset = 0) => new OrtTensor(this.environment, type, shape, address + BigInt(offset)),
     }
   }
 

@@ -15,7 +15,7 @@ import { DEVICE_IMAGE } from './adapter-image.ts'
 import { bankMatrices, bankRows, imageBlocks, imageElements, partCounts, slotRow } from './bank-layout.ts'
 import { type DeviceTraits, NO_OWNER, writeSlotOwners } from './choose-device-form.ts'
 import type { DeviceContext } from './device-context.ts'
-import { FLOAT_BYTES } from './device-form.ts'
+import { DEVICE_OPSET, FLOAT_BYTES } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
 import { bankNames, bankOwnersName } from './device-names.ts'
 import { StepBuffer } from './step-buffer.ts'
@@ -234,7 +234,7 @@ export class DeviceBanks {
     }
     const { plan, floats } = this.#model
     const count = imageBlocks(plan, 1, head).length
-    const graph = new GraphWriter(floats)
+    const graph = new GraphWriter(floats, DEVICE_OPSET)
     const image = graph.input('image', 'float32', ['elements'])
     const sizes = graph.input('sizes', 'int64', [count])
     const names = Array.from({ length: count }, (_, i) => `block.${i}`)

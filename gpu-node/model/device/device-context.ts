@@ -10,6 +10,7 @@ import type { OrtEnvironment } from '../../ort/environment.ts'
 import { OrtSession } from '../../ort/session.ts'
 import { type ElementType, OrtTensor, type TensorArray } from '../../ort/tensor.ts'
 import { GraphWriter } from '../graph/graph-writer.ts'
+import { DEVICE_OPSET } from './device-form.ts'
 
 export type DeviceTarget =
   | { kind: 'cpu' }
@@ -138,7 +139,7 @@ export class DeviceContext {
 }
 
 function copyModel(): Uint8Array {
-  const graph = new GraphWriter()
+  const graph = new GraphWriter('float32', DEVICE_OPSET)
   const from = graph.input('from', 'uint8', ['bytes'])
   graph.nodes('Identity', [from], {}, ['to'])
   graph.declareOutput('to', 'uint8', ['bytes'])

@@ -9,6 +9,9 @@ export type DeviceFloats = Extract<ElementType, 'float16' | 'float32'>
 
 export const FLOAT_BYTES: Record<DeviceFloats, number> = { float16: 2, float32: 4 }
 
+/** Of the device's graphs: ONNX Runtime has a CUDA kernel for its Identity, and none for that of 21. */
+export const DEVICE_OPSET = 20
+
 export interface DeviceForm {
   /**
    * `none`: base rows only. `gather`: the step's adapters are gathered from the banks, which costs their bytes three times.

@@ -9,7 +9,7 @@ import { GraphWriter, MICROSOFT } from '../graph/graph-writer.ts'
 import { writeLinear } from '../graph/linear.ts'
 import { isHead, type MatrixPlan, type WeightPlan } from '../graph/weight-plan.ts'
 import { type BankSizes, bankRows } from './bank-layout.ts'
-import type { DeviceFloats, DeviceForm, DeviceFormat } from './device-form.ts'
+import { DEVICE_OPSET, type DeviceFloats, type DeviceForm, type DeviceFormat } from './device-form.ts'
 import {
   bankNames,
   bankOwnersName,
@@ -34,6 +34,9 @@ export interface DeviceModel {
   banks: BankSizes
 }
 
+/** ONNX's TensorProto.DataType. */
+const BOOL = 9
+
 /** A tied head in plain numbers is the embedding's table too. */
 export function sharesHead({ decoder, plan, format }: Pick<DeviceModel, 'decoder' | 'plan' | 'format'>): boolean {
   return decoder.head.tied && (format === 'f16' || format === 'f32') && plan.head.multiplier === 1
@@ -41,7 +44,7 @@ export function sharesHead({ decoder, plan, format }: Pick<DeviceModel, 'decoder
 
 export function buildDeviceGraph(model: DeviceModel, form: DeviceForm): Uint8Array {
   const { decoder, plan, format, floats } = model
-  const graph = new GraphWriter(floats)
+  const graph = new GraphWriter(floats, DEVICE_OPSET)
   const build: BuildForm = {
     // Plain numbers: what they are is the writer's.
     weights: format === 'int8' || format === 'int4' ? format : 'f32',
@@ -99,13 +102,13 @@ function writeHead(graph: GraphWriter, { decoder, plan }: DeviceModel, build: Bu
 
 /** What the step's adapters make of a product: gain and shift of each token's, then their deltas from the banks. */
 function adapter(model: DeviceModel, form: DeviceForm): NonNullable<BuildForm['adapt']> {
-  const members = new Map<string, string>()
+  const strangers = new Map<string, string>()
   return (graph, matrix, x, base) => {
     if (isHead(matrix) && !form.head) {
       return base
     }
     const fit = form.extras ? writeExtras(graph, model, matrix, base) : base
-    return form.lora === 'none' ? fit : writeDelta(graph, model, form, members, matrix, x, fit)
+    return form.lora === 'none' ? fit : writeDelta(graph, model, form, strangers, matrix, x, fit)
   }
 }
 
@@ -113,7 +116,7 @@ function writeDelta(
   graph: GraphWriter,
   { banks }: DeviceModel,
   form: DeviceForm,
-  members: Map<string, string>,
+  strangers: Map<string, string>,
   matrix: MatrixPlan,
   x: string,
   base: string,
@@ -131,24 +134,25 @@ function writeDelta(
   const up = pick(graph.input(b, 'float32', [rows, matrix.outFeatures]))
   const shrunk = graph.node('FusedMatMul', [x, down], { domain: MICROSOFT, attributes: { transB: 1 } })
   // A choice, no product: whatever another adapter makes of this token, infinite or not, is nothing here.
-  const own = graph.node('Where', [writeMembers(graph, members, matrix), shrunk, graph.float(0)])
+  const own = graph.node('Where', [writeStrangers(graph, strangers, matrix), graph.float(0), shrunk])
   return graph.node('Add', [base, graph.node('MatMul', [own, up])])
 }
 
-/** Bool `[rows, tokens, R]`: which bank rows are each token's own. */
-function writeMembers(graph: GraphWriter, members: Map<string, string>, matrix: MatrixPlan): string {
+/** Bool `[rows, tokens, R]`: which bank rows are not each token's own. CUDA has no kernel for this opset's Equal. */
+function writeStrangers(graph: GraphWriter, known: Map<string, string>, matrix: MatrixPlan): string {
   const parts = matrix.parts.length
   const head = isHead(matrix)
   const key = `${head}/${parts}`
-  const known = members.get(key)
-  if (known !== undefined) {
-    return known
+  const written = known.get(key)
+  if (written !== undefined) {
+    return written
   }
   const slots = graph.input(head ? HEAD_SLOTS : SLOTS, 'int32', head ? ['logit_rows', 1, 1] : ['rows', 'tokens', 1])
   const owners = graph.input(bankOwnersName(parts), 'int32', [bankOwnersName(parts)])
-  const member = graph.node('Equal', [slots, owners])
-  members.set(key, member)
-  return member
+  const distance = graph.node('Sub', [slots, owners])
+  const strangers = graph.node('Cast', [distance], { attributes: { to: BOOL } })
+  known.set(key, strangers)
+  return strangers
 }
 
 function writeExtras(graph: GraphWriter, { banks }: DeviceModel, matrix: MatrixPlan, base: string): string {

@@ -8,7 +8,7 @@ import { OrtTensor } from '../../ort/tensor.ts'
 import { kvNames } from '../graph/graph-names.ts'
 import { GraphWriter } from '../graph/graph-writer.ts'
 import type { DeviceContext } from './device-context.ts'
-import { FLOAT_BYTES } from './device-form.ts'
+import { DEVICE_OPSET, FLOAT_BYTES } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
 
 /** Bytes of one row: all layers, keys and values. */
@@ -207,7 +207,7 @@ export class DeviceKv {
 /** Positions `[start, end)` of a row, all arrays one after another. */
 function saveModel({ decoder, floats }: DeviceModel, arrays: number): Uint8Array {
   const { kvHeads, headSize } = decoder
-  const graph = new GraphWriter(floats)
+  const graph = new GraphWriter(floats, DEVICE_OPSET)
   const start = graph.input('start', 'int64', [1])
   const end = graph.input('end', 'int64', [1])
   const axis = graph.int64([2])
@@ -223,7 +223,7 @@ function saveModel({ decoder, floats }: DeviceModel, arrays: number): Uint8Array
 /** Writes the first `count` positions of a snapshot, or of another row, to `places` of a row. */
 function writeModel({ decoder, floats }: DeviceModel, arrays: number, fromRow: boolean): Uint8Array {
   const { kvHeads, headSize } = decoder
-  const graph = new GraphWriter(floats)
+  const graph = new GraphWriter(floats, DEVICE_OPSET)
   const count = graph.input('count', 'int64', [1])
   const places = graph.input('places', 'int64', [1, kvHeads, 'positions', 3])
   const slice = (value: string) => graph.node('Slice', [value, graph.int64([0]), count, graph.int64([2])])

@@ -39,13 +39,15 @@ export interface NodeOptions {
 
 export class GraphWriter {
   readonly #floats: 'float32' | 'float16'
+  readonly #opset: number
   readonly #graph = create(GraphProtoSchema, { name: 'decoder' })
   readonly #declared = new Set<string>()
   #values = 0
 
-  /** `floats`: what everything that is written as float32 becomes, but for `float32Output`. */
-  constructor(floats: 'float32' | 'float16' = 'float32') {
+  /** `opset`: of ONNX's own operators. `floats`: what everything that is written as float32 becomes, but for `float32Output`. */
+  constructor(floats: 'float32' | 'float16' = 'float32', opset = 21) {
     this.#floats = floats
+    this.#opset = opset
   }
 
   input(name: string, type: ElementType, shape: readonly Dimension[]): string {
@@ -158,7 +160,7 @@ export class GraphWriter {
 
   toModel(): Uint8Array {
     const opsets = [
-      ['', 21n],
+      ['', BigInt(this.#opset)],
       [MICROSOFT, 1n],
       [RINGLET, 1n],
     ] as const

@@ -43,7 +43,7 @@ describe("the device runner gives the reference's logits and greedy tokens, alon
     const options = onProcessor('int8', 0, 'float32')
     const { rows, notCovered } = await runGoldenCase(join(folder, 'llama'), 'llama', 'int8', options)
     expect(notCovered).toEqual([])
-    expect(Math.max(...rows.map((row) => row.relative))).toBeLessThan(0.25)
+    expect(Math.max(...rows.map((row) => row.relative))).toBeLessThan(0.4)
   })
 
   test('llama in int8 and halves is near on the base', async () => {

@@ -3,10 +3,11 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { readPeftAdapter } from '../../gpu-node/adapters/peft.ts'
-import { openCheckpoint } from '../../gpu-node/model/checkpoint.ts'
+import type { GoldenRunner } from '../../gpu-node/cli/golden-case.ts'
+import { type Checkpoint, openCheckpoint } from '../../gpu-node/model/checkpoint.ts'
 import { packAdapter } from '../../gpu-node/model/pack-adapter.ts'
 import type { PackedAdapter } from '../../gpu-node/model/packed-adapter.ts'
-import { createOrtRunner, type OrtRunner } from '../../gpu-node/model/runner/ort-runner.ts'
+import { createOrtRunner } from '../../gpu-node/model/runner/ort-runner.ts'
 
 export const DEMO_ADAPTERS = ['orders-json', 'orders-sql', 'redact', 'triage', 'pirate'] as const
 export type DemoVariant = 'base' | (typeof DEMO_ADAPTERS)[number]
@@ -19,7 +20,7 @@ export interface DemoGolden {
 }
 
 export interface DemoModel {
-  runner: OrtRunner
+  runner: GoldenRunner
   adapters: ReadonlyMap<DemoVariant, PackedAdapter>
   golden: DemoGolden
 }
@@ -30,10 +31,15 @@ export interface DemoSizes {
   adapterSlots: number
 }
 
-export async function loadDemoModel(sizes: DemoSizes): Promise<DemoModel> {
+/** `open`: another runner than the processor's in f32. */
+export async function loadDemoModel(
+  sizes: DemoSizes,
+  open = (checkpoint: Checkpoint): Promise<GoldenRunner> =>
+    createOrtRunner({ ...sizes, checkpoint, dtype: 'f32', threads: 2 }),
+): Promise<DemoModel> {
   const folder = fileURLToPath(new URL('../../models/demo/', import.meta.url))
   const checkpoint = await openCheckpoint(`${folder}base`)
-  const runner = await createOrtRunner({ ...sizes, checkpoint, dtype: 'f32', threads: 2 })
+  const runner = await open(checkpoint)
   const adapters = new Map<DemoVariant, PackedAdapter>()
   for (const name of DEMO_ADAPTERS) {
     const { adapter } = await readPeftAdapter(`${folder}adapters/${name}`, checkpoint.spec)

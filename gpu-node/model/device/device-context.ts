@@ -88,16 +88,10 @@ export class DeviceContext {
 
   /** Copies an array of the host to the device; blocks until it is there. */
   upload(from: TensorArray, to: bigint): void {
-    const bytes = new Uint8Array(from.buffer, from.byteOffset, from.byteLength)
-    this.#run(new OrtTensor(this.environment, 'uint8', [bytes.length], bytes), this.tensor('uint8', [bytes.length], to))
-  }
-
-  download(from: bigint, to: TensorArray): void {
-    const bytes = new Uint8Array(to.buffer, to.byteOffset, to.byteLength)
-    this.#run(
-      this.tensor('uint8', [bytes.length], from),
-      new OrtTensor(this.environment, 'uint8', [bytes.length], bytes),
-    )
+    for (const [at, bytes] of pieces(from)) {
+      const source = new OrtTensor(this.environment, 'uint8', [bytes.length], bytes)
+      this.#run(source, this.tensor('uint8', [bytes.length], to + BigInt(at)))
+    }
   }
 
   /** A copy that is made many times: tensors of bytes, of which one is the host's. */
@@ -135,6 +129,15 @@ export class DeviceContext {
       return {}
     }
     return { cuda: { deviceId: this.target.deviceId, memoryLimit, graphs } }
+  }
+}
+
+/** ONNX Runtime keeps a copy of what is on its way, within the limit of what stays. */
+const BYTES_AT_ONCE = 1 << 25
+
+function* pieces({ buffer, byteOffset, byteLength }: TensorArray): Generator<[at: number, bytes: Uint8Array]> {
+  for (let at = 0; at < byteLength; at += BYTES_AT_ONCE) {
+    yield [at, new Uint8Array(buffer, byteOffset + at, Math.min(BYTES_AT_ONCE, byteLength - at))]
   }
 }
 

@@ -94,7 +94,11 @@ async function runNugetInstaller(binFolder: string): Promise<void> {
   const script = path.join(externalDataFolder(), 'script', 'install.js')
   const plain = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) && !/^ONNXRUNTIME_NODE/i.test(name))
   console.log("fetching the CUDA 12 provider from NuGet by onnxruntime-node's installer")
-  await run(process.execPath, [script], { env: { ...Object.fromEntries(plain), ONNXRUNTIME_NODE_INSTALL: 'true' } })
+  const env = { ...Object.fromEntries(plain), ONNXRUNTIME_NODE_INSTALL: 'true' }
+  await run(process.execPath, [script], { env }).catch((error: { stderr?: string; message: string }) => {
+    const why = /^\w*Error: .*$/m.exec(error.stderr ?? '')?.[0] ?? error.message
+    throw new Error(`onnxruntime-node's installer failed: ${why}`)
+  })
   const missing = PROVIDER_FILES.filter((file) => !existsSync(path.join(binFolder, file)))
   if (missing.length > 0) {
     throw new Error(`onnxruntime-node's installer ended well, but ${binFolder} has no ${missing.join(', ')}`)

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { copyFile, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -86,6 +86,8 @@ async function fill(
       path.join(made, NOTE_FILE),
       `${JSON.stringify({ cuda, onnxruntime: PROVIDER_PACKAGE.ortVersion })}\n`,
     )
+    // The node may run as another user than who installs.
+    await chmod(made, 0o755)
     await rm(folder, { recursive: true, force: true })
     await rename(made, folder)
   } catch (error) {

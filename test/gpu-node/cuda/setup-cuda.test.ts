@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -97,6 +97,7 @@ describe('the provider folder', () => {
     ])
     expect(await readlink(join(folder, 'libonnxruntime.so.1'))).toBe(ortLibraryFile())
     expect(await readInstalled(folder)).toBe(13)
+    expect((await stat(folder)).mode & 0o777).toBe(0o755)
   })
 
   test('stays as it was when the tarball has other bytes', async () => {

@@ -15,7 +15,7 @@ import type { WeightFormat } from '../gpu-node/model/graph/graph-form.ts'
 import { planWeights } from '../gpu-node/model/graph/weight-plan.ts'
 import { installKernels } from '../gpu-node/model/runner/kernels.ts'
 import { OrtEnvironment } from '../gpu-node/ort/environment.ts'
-import { type BenchNode, startBenchNode } from './bench-node.ts'
+import { type BenchNode, localAdapter, startBenchNode } from './bench-node.ts'
 import { describeMachine } from './machine.ts'
 import { SHAPE_05B, SHAPE_135M } from './random-base.ts'
 import { ALL_LINEAR, type RandomAdapterOptions, writeRandomAdapter, writeRandomBase } from './random-files.ts'
@@ -79,6 +79,10 @@ async function report(node: BenchNode, runtime: number, firstPeak: number): Prom
   const startPeak = await node.memory('VmHWM')
   await node.resetPeak()
   const names = Array.from({ length: SEQUENCES }, (_, i) => `plain-${i}`)
+  for (const name of names) {
+    await node.post('/adapters/prefetch', {}, { action: 'prefetch', adapter: localAdapter(name) })
+  }
+  const loadedPeak = await node.memory('VmHWM')
   const replies = await Promise.all(names.map((adapter) => node.generate({ adapter, prompt: PROMPT, tokens: TOKENS })))
   const peak = await node.memory('VmHWM')
   const positions = replies.reduce((sum, reply) => sum + reply.promptTokens + reply.tokens, 0)
@@ -97,6 +101,7 @@ async function report(node: BenchNode, runtime: number, firstPeak: number): Prom
   console.log(`any node (demo model)           ${megabytes(runtime)}`)
   console.log(`peak, first start (quantising)  ${megabytes(firstPeak)}`)
   console.log(`peak, later start               ${megabytes(startPeak)}`)
+  console.log(`peak, adapters in RAM           ${megabytes(loadedPeak)}`)
   console.log(
     `peak, serving                   ${megabytes(peak)}   ${ratio(peak)} × (weights + KV + adapters); ` +
       `less any node's ${ratio(peak - runtime)}; goal ≤ ${GOAL}`,

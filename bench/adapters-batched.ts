@@ -1,10 +1,11 @@
 /**
  * Eight sequences of eight adapters through the engine: all in one batch beside one adapter after another, and what the
- * engine costs beside the runner alone. `npx tsx bench/adapters-batched.ts [--shape 135m|0.5b] [--rounds N]`
+ * engine costs beside the runner alone. `npx tsx bench/adapters-batched.ts [--shape 135m|0.5b] [--rounds N] [--guesses 0]`
  */
 
 import { parseArgs } from 'node:util'
 import { Engine } from '../gpu-node/engine/engine.ts'
+import { DEFAULT_LIMITS } from '../gpu-node/engine/engine-limits.ts'
 import { packAdapter } from '../gpu-node/model/pack-adapter.ts'
 import type { PackedAdapter } from '../gpu-node/model/packed-adapter.ts'
 import { createOrtRunner } from '../gpu-node/model/runner/ort-runner.ts'
@@ -12,7 +13,12 @@ import { interleave } from './interleave.ts'
 import { randomAdapter, randomBase, SHAPE_05B, SHAPE_135M } from './random-base.ts'
 
 const { values } = parseArgs({
-  options: { shape: { type: 'string', default: '135m' }, rounds: { type: 'string', default: '7' } },
+  options: {
+    shape: { type: 'string', default: '135m' },
+    rounds: { type: 'string', default: '7' },
+    // Lone sequences guess ahead; random weights repeat themselves, so that it gains them more than real text would.
+    guesses: { type: 'string', default: String(DEFAULT_LIMITS.maxGuesses) },
+  },
 })
 const ADAPTERS = 8
 const TOKENS = 48
@@ -26,7 +32,7 @@ for (let i = 0; i < ADAPTERS; i++) {
   adapters.push(await packAdapter(randomAdapter(source.decoder, 16, i + 1), source, runner.adapterLayout))
 }
 const clock = () => performance.now()
-const limits = { prefixCacheBytes: 0 }
+const limits = { prefixCacheBytes: 0, maxGuesses: Number(values.guesses) }
 const engine = new Engine({ runner, limits, now: clock, emit: () => undefined })
 let sequences = 0
 

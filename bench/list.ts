@@ -10,7 +10,7 @@ const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
 
 console.log('npx tsx bench/<script>, on a quiet machine:\n')
 for (const name of files) {
-  const header = /^(?:#!.*\n)?\/\*\*\s*([\s\S]*?)(?:\.\s|\*\/)/.exec(readFileSync(join(folder, name), 'utf8'))?.[1]
+  const header = /^(?:#!.*\n)?\/\*\*[\s*]*([\s\S]*?)(?:\.\s|\*\/)/.exec(readFileSync(join(folder, name), 'utf8'))?.[1]
   // A file without a header is a part of another bench.
   if (header !== undefined) {
     console.log(`  ${name.padEnd(28)} ${header.replace(/\s*\n\s*\*\s*/g, ' ').trim()}`)

@@ -1,7 +1,7 @@
 /**
  * Ringlet's node and llama.cpp's server beside each other: the same model (int8 here, Q8_0 there), two threads, sixteen
- * slots, 64 new tokens a request, streamed over HTTP. Both servers run all the time, one of them is asked at a time, and they
- * take turns, so that both see the same weather.
+ * slots, 64 new tokens a request, streamed over HTTP. All servers run all the time, one of them is asked at a time, and they
+ * take turns, so that all see the same weather.
  *
  *     npx tsx bench/peers/llama-cpp/compare.ts --work WORK --checkpoint HF_DIR --llama PATH/llama-server [--rounds 3]
  */
@@ -106,10 +106,12 @@ async function startRinglet(port: number): Promise<Peer> {
   }
 }
 
-async function startLlama(port: number): Promise<Peer> {
+/** `withAdapters` false: for requests to the base, which pay for every adapter that its server has loaded. */
+async function startLlama(port: number, withAdapters: boolean): Promise<Peer> {
   const loras = Array.from({ length: ADAPTERS }, (_, i) => join(work ?? '', `lora-${i}.gguf`)).join(',')
   const flags = [
-    ...['-m', join(work ?? '', 'model-q8_0.gguf'), '--lora', loras, '--lora-init-without-apply'],
+    ...['-m', join(work ?? '', 'model-q8_0.gguf')],
+    ...(withAdapters ? ['--lora', loras, '--lora-init-without-apply'] : []),
     ...['-t', '2', '-tb', '2', '-np', String(SLOTS), '-c', '8192', '--host', '127.0.0.1', '--port', String(port)],
   ]
   const binary = llama ?? ''
@@ -139,7 +141,7 @@ async function startLlama(port: number): Promise<Peer> {
         ignore_eos: true,
         temperature: 0,
         cache_prompt: false,
-        lora: adapter === undefined ? [] : [{ id: adapter, scale: 1 }],
+        ...(adapter === undefined ? {} : { lora: [{ id: adapter, scale: 1 }] }),
       }
       return readStream(`${base}/completion`, {}, body, (data) => data.stop === false, onToken)
     },
@@ -228,12 +230,14 @@ async function end(child: ChildProcess): Promise<void> {
 }
 
 const port = Number(values.port)
-const peers = [await startRinglet(port), await startLlama(port + 1)]
+const ringlet = await startRinglet(port)
+const llamaBase = await startLlama(port + 1, false)
+const llamaAdapted = await startLlama(port + 2, true)
 try {
-  for (const peer of peers) {
-    await measure(peer, 2, 0)
-    await measure(peer, ADAPTERS, ADAPTERS)
-  }
+  await measure(ringlet, 2, 0)
+  await measure(ringlet, ADAPTERS, ADAPTERS)
+  await measure(llamaBase, 2, 0)
+  await measure(llamaAdapted, ADAPTERS, ADAPTERS)
   console.log(
     `${values.rounds} rounds, the servers taking turns; ${NEW_TOKENS} new tokens a stream; median (least – most)`,
   )
@@ -244,6 +248,7 @@ try {
     if (values.only !== undefined && values.only !== `${streams}/${adapters}`) {
       continue
     }
+    const peers = [ringlet, adapters === 0 ? llamaBase : llamaAdapted]
     const runs = peers.map((): Run[] => [])
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const [i, peer] of peers.entries()) {
@@ -263,7 +268,7 @@ try {
     console.log(row.join(''))
   }
 } finally {
-  await Promise.all(peers.map((peer) => peer.close()))
+  await Promise.all([ringlet, llamaBase, llamaAdapted].map((peer) => peer.close()))
 }
 
 function middle(numbers: readonly number[]): number {

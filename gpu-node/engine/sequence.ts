@@ -1,7 +1,7 @@
 /** A request once the engine holds it: its tokens, how far they are in the KV cache, and where it stands. */
 
 import type { PackedAdapter } from '../model/packed-adapter.ts'
-import type { SequenceFinish, SequenceRequest } from './engine-types.ts'
+import type { SequenceFinish, SequenceRequest, TokenAlternative } from './engine-types.ts'
 import type { GuessTally } from './prompt-lookup.ts'
 import { TokenHistory } from './sampling/score-changes.ts'
 
@@ -28,6 +28,8 @@ export interface GenerateWork {
   guesses?: GuessTally
   /** Filled as the prompt runs, when asked for; `[promptLength]`, the first NaN. */
   promptLogprobs?: Float32Array
+  /** Beside them, when alternatives are asked for; the first undefined. */
+  promptAlternatives?: (TokenAlternative[] | undefined)[]
 }
 
 export interface EmbedWork {
@@ -131,6 +133,9 @@ export function generateSequence(
   }
   if (request.promptLogprobs) {
     work.promptLogprobs = new Float32Array(request.promptTokens.length).fill(Number.NaN)
+    if (request.sampling.alternatives > 0) {
+      work.promptAlternatives = Array.from(request.promptTokens, () => undefined)
+    }
   }
   const delivered = request.deliveredTokens
   const most = request.promptTokens.length + Math.max(request.maxNewTokens, delivered.length)

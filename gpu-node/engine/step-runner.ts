@@ -137,14 +137,17 @@ export class StepRunner {
     const logits = attempt(() => this.#runner.prefill({ ...chunkOf(sequence, tokens), logits: wanted }), sequence)
     this.#advance(sequence, tokens)
     if (work.promptLogprobs !== undefined) {
-      this.#promptLogprobs(sequence, work.promptLogprobs, logits, start, tokens)
+      this.#scorePrompt(sequence, work, work.promptLogprobs, { logits, start, tokens })
     }
     if (!last) {
       return
     }
     if (work.promptLogprobs !== undefined) {
-      this.#table.emit({ kind: 'prompt_logprobs', sequenceId: sequence.id, logprobs: work.promptLogprobs })
+      const { promptLogprobs: logprobs, promptAlternatives: alternatives } = work
+      const scores = alternatives === undefined ? { logprobs } : { logprobs, alternatives }
+      this.#table.emit({ kind: 'prompt_logprobs', sequenceId: sequence.id, ...scores })
       delete work.promptLogprobs
+      delete work.promptAlternatives
       const reason = endReached(sequence, this.#runner.maxPositions)
       if (reason !== undefined) {
         this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason })
@@ -267,11 +270,23 @@ export class StepRunner {
   }
 
   /** Row j of `logits` is the distribution of the token after position start + j. */
-  #promptLogprobs(sequence: Sequence, into: Float32Array, logits: Float32Array, start: number, tokens: number): void {
+  /** `logits` are those after `tokens` tokens from position `start` on: each scores the next token of the prompt. */
+  #scorePrompt(
+    sequence: Sequence,
+    work: GenerateWork,
+    into: Float32Array,
+    { logits, start, tokens }: { logits: Float32Array; start: number; tokens: number },
+  ): void {
     const { vocabSize } = this.#runner
+    const { alternatives } = work.request.sampling
     for (let j = 0; j < tokens && start + j + 1 < into.length; j++) {
+      const position = start + j + 1
       const row = logits.subarray(j * vocabSize, (j + 1) * vocabSize)
-      into[start + j + 1] = this.#sampler.logprob(row, sequence.tokens[start + j + 1] as number)
+      const scored = this.#sampler.score(row, sequence.tokens[position] as number, alternatives)
+      into[position] = scored.logprob
+      if (work.promptAlternatives !== undefined) {
+        work.promptAlternatives[position] = scored.alternatives
+      }
     }
   }
 }

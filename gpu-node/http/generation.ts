@@ -8,6 +8,7 @@ import { RingletError } from '../../shared/errors.ts'
 import type { AdapterTier } from '../../shared/fleet.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 import type { AdapterLease, AdapterTokens, LoadProgress } from '../adapters/adapter-store.ts'
+import type { TokenAlternative } from '../engine/engine-types.ts'
 import type { GrammarLease } from '../grammar/grammar-service.ts'
 import type { GrammarSpec } from '../grammar/grammar-spec.ts'
 import { spellMarker } from '../grammar/grammar-vocabulary.ts'
@@ -30,6 +31,12 @@ export interface GenerationInput {
 }
 
 export type GenerationProgress = LoadProgress | { phase: 'queued'; waiting: number }
+
+/** One entry a token; the first has no logprob (NaN) and no alternatives. */
+export interface PromptScores {
+  logprobs: Float32Array
+  alternatives?: (TokenAlternative[] | undefined)[]
+}
 
 export interface ServedAdapter {
   digest: string
@@ -56,8 +63,8 @@ export interface Generation {
   choices: Choice[]
   /** Of each choice. */
   seeds: number[]
-  /** Of each prompt that asked for them; the first token has none (NaN). */
-  promptLogprobs: (Float32Array | undefined)[]
+  /** Of each prompt that asked for them. */
+  promptScores: (PromptScores | undefined)[]
   timings: GenerationTimings
   /** Ends when all choices have; throws when one failed or the client left. To be read once. */
   events: AsyncIterable<ChoiceEvent[]>

@@ -23,7 +23,7 @@ export function toLoraxReply(shape: LoraxShape, generation: Generation, results:
   if (best === undefined || prompt === undefined) {
     throw new Error('a LoRAX request has one prompt and at least one sequence')
   }
-  const prefill = toPrefill(shape, prompt, generation.promptLogprobs[0])
+  const prefill = toPrefill(shape, prompt, generation.promptScores[0]?.logprobs)
   const reply: LoraxReply = { generated_text: fullText(shape, prompt, best.text) }
   if (shape.reply.details || shape.reply.decoderInputDetails) {
     reply.details = {

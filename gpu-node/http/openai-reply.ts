@@ -14,7 +14,7 @@ import type { Tokenizer } from '../text/tokenizer.ts'
 import { type ToolMessage, toolCallId, toToolMessage } from '../tools/tool-reply.ts'
 import type { ChoiceFinish, ChoiceToken } from './choice.ts'
 import { bestFirst, type ChoiceResult } from './choice-results.ts'
-import type { Generation } from './generation.ts'
+import type { Generation, PromptScores } from './generation.ts'
 import type { NodeIdentity } from './node-context.ts'
 import type { PreparedPrompt } from './prepare-prompt.ts'
 import { finiteLogprob, singleTokenText, tokenBytes } from './token-text.ts'
@@ -87,7 +87,7 @@ export function toCompletion(shape: OpenAiShape, generation: Generation, results
         logprobs: shape.parsed.reply.logprobs
           ? logprobs([
               ...(request.echoPrompt && prompt !== undefined
-                ? promptEntries(prompt, generation.promptLogprobs[result.prompt])
+                ? promptEntries(prompt, generation.promptScores[result.prompt])
                 : []),
               ...result.tokens,
             ])
@@ -126,16 +126,26 @@ export function toChatLogprobs(tokenizer: Tokenizer, tokens: readonly ChoiceToke
   }))
 }
 
-/** A prompt token, or a generated one. */
-export type LoggedToken = Pick<ChoiceToken, 'tokenId' | 'logprob' | 'alternatives'> & { isPrompt?: boolean }
+/** A prompt token, or a generated one. The first of a prompt has NaN. */
+export type LoggedToken = Pick<ChoiceToken, 'tokenId' | 'logprob' | 'alternatives'>
 
-export function promptEntries(prompt: PreparedPrompt, logprobs: Float32Array | undefined): LoggedToken[] {
+export function promptEntries(prompt: PreparedPrompt, scores: PromptScores | undefined): LoggedToken[] {
   return Array.from(prompt.tokens, (tokenId, i) => ({
     tokenId,
-    logprob: logprobs?.[i] ?? Number.NaN,
-    alternatives: [],
-    isPrompt: true,
+    logprob: scores?.logprobs[i] ?? Number.NaN,
+    alternatives: scores?.alternatives?.[i] ?? [],
   }))
+}
+
+/** The likeliest tokens, and the token itself where it is not among them: one more then. */
+function toTopLogprobs(tokenizer: Tokenizer, token: LoggedToken): Record<string, number> {
+  const listed = token.alternatives.some(({ tokenId }) => tokenId === token.tokenId)
+  return Object.fromEntries(
+    [...token.alternatives, ...(listed ? [] : [token])].map(({ tokenId, logprob }) => [
+      singleTokenText(tokenizer, tokenId),
+      finiteLogprob(logprob),
+    ]),
+  )
 }
 
 /** Offsets run on from call to call, so that a stream's chunks continue each other. */
@@ -152,18 +162,9 @@ export function createCompletionLogprobs(shape: OpenAiShape): (tokens: readonly 
     for (const token of tokens) {
       const text = singleTokenText(shape.tokenizer, token.tokenId)
       logprobs.tokens.push(text)
-      logprobs.token_logprobs.push(token.isPrompt && Number.isNaN(token.logprob) ? null : finiteLogprob(token.logprob))
+      logprobs.token_logprobs.push(Number.isNaN(token.logprob) ? null : finiteLogprob(token.logprob))
       logprobs.text_offset.push(offset)
-      logprobs.top_logprobs?.push(
-        token.isPrompt
-          ? null
-          : Object.fromEntries(
-              token.alternatives.map(({ tokenId, logprob }) => [
-                singleTokenText(shape.tokenizer, tokenId),
-                finiteLogprob(logprob),
-              ]),
-            ),
-      )
+      logprobs.top_logprobs?.push(token.alternatives.length === 0 ? null : toTopLogprobs(shape.tokenizer, token))
       offset += text.length
     }
     return logprobs

@@ -147,7 +147,7 @@ function completionChunks(
       const echoes = request.echoPrompt && !opened.has(choice) && prompt !== undefined
       opened.add(choice)
       const logged: LoggedToken[] = [
-        ...(echoes ? promptEntries(prompt, generation.promptLogprobs[promptIndex]) : []),
+        ...(echoes ? promptEntries(prompt, generation.promptScores[promptIndex]) : []),
         ...tokens,
       ]
       return {

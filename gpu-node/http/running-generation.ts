@@ -10,7 +10,7 @@ import { formatMarkers } from '../tools/tool-format.ts'
 import { createToolParser, type ToolParser } from '../tools/tool-parser.ts'
 import { type Choice, type ChoiceEvent, createChoice } from './choice.ts'
 import { createEventQueue, type EventQueue } from './event-queue.ts'
-import type { Generation, GenerationInput, GenerationTimings, ServedAdapter } from './generation.ts'
+import type { Generation, GenerationInput, GenerationTimings, PromptScores, ServedAdapter } from './generation.ts'
 import type { NodeContext } from './node-context.ts'
 import type { PreparedPrompt } from './prepare-prompt.ts'
 import { planSequences, type SequencePlan, toSequenceRequest } from './sequence-request.ts'
@@ -38,7 +38,7 @@ export class RunningGeneration implements Generation {
   readonly prompts: PreparedPrompt[]
   readonly choices: Choice[]
   readonly seeds: number[]
-  readonly promptLogprobs: (Float32Array | undefined)[]
+  readonly promptScores: (PromptScores | undefined)[]
   readonly timings: GenerationTimings
   readonly notEnforced: readonly string[]
   readonly createToolParser: (() => ToolParser) | undefined
@@ -62,7 +62,7 @@ export class RunningGeneration implements Generation {
     this.prompts = prompts
     this.choices = this.#running.map(({ choice }) => choice)
     this.seeds = plans.map((plan) => plan.seed)
-    this.promptLogprobs = prompts.map(() => undefined)
+    this.promptScores = prompts.map(() => undefined)
     this.timings = parts.timings
     this.notEnforced = parts.grammar?.notEnforced ?? []
     this.createToolParser = toolParserOf(request, context)
@@ -124,7 +124,7 @@ export class RunningGeneration implements Generation {
         this.#meter.started(event.queuedMs, plan.prompt.tokens.length, event.cachedTokens)
         break
       case 'prompt_logprobs':
-        this.promptLogprobs[Math.floor(plan.sequence / this.#parts.input.request.bestOf)] ??= event.logprobs
+        this.promptScores[Math.floor(plan.sequence / this.#parts.input.request.bestOf)] ??= event
         break
       case 'token':
         this.#onToken(running, event)

@@ -50,8 +50,8 @@ export function toSequenceRequest(
     promptTokens: plan.prompt.tokens,
     deliveredTokens: Int32Array.from(context.delivered),
     sampling: toSamplingParams(request, plan.seed),
-    // Scoring a prompt asks for no token, but takes a run of the model.
-    maxNewTokens: Math.max(1, plan.prompt.maxNewTokens),
+    // A prompt that is scored may ask for no token; without scores there would be nothing to do.
+    maxNewTokens: request.promptLogprobs ? plan.prompt.maxNewTokens : Math.max(1, plan.prompt.maxNewTokens),
     eosTokens: context.eosTokens,
     ignoreEos: request.ignoreEos,
     promptLogprobs: request.promptLogprobs,

@@ -63,11 +63,16 @@ export class Sampler {
     return { kind: 'token', token }
   }
 
-  /** Log-probability of `tokenId` under the unchanged distribution; NaN when the row is not finite. */
-  logprob(logits: Float32Array, tokenId: number): number {
+  /** Of `tokenId` under the unchanged distribution, and of the likeliest; NaN when the row is not finite. */
+  score(logits: Float32Array, tokenId: number, alternatives: number): GeneratedToken {
     this.#kernel.scores.set(logits)
     const best = this.#kernel.max()
-    return logprobOf(logits, tokenId, best + Math.log(this.#kernel.sumExp(best)))
+    const logTotal = best + Math.log(this.#kernel.sumExp(best))
+    const token: GeneratedToken = { tokenId, logprob: logprobOf(logits, tokenId, logTotal) }
+    if (alternatives > 0) {
+      token.alternatives = likeliest(logits, alternatives, logTotal)
+    }
+    return token
   }
 
   /** Inverse transform over the surviving tokens in the order of their ids. */

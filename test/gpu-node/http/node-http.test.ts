@@ -314,9 +314,15 @@ describe('/v1/completions', () => {
     expect(reply.usage).toEqual({ prompt_tokens: 31 + 33, completion_tokens: 8, total_tokens: 31 + 33 + 8 })
   })
 
-  test('echo with logprobs scores the prompt', async () => {
-    const { choices } = await complete({ echo: true, logprobs: 0, max_tokens: 0 })
-    const { tokens, token_logprobs, text_offset } = choices[0]?.logprobs ?? expect.fail('no logprobs')
+  test('echo with logprobs scores the prompt, each token beside the likeliest', async () => {
+    const { choices, usage } = await complete({ echo: true, logprobs: 2, max_tokens: 0 })
+    const { tokens, token_logprobs, text_offset, top_logprobs } = choices[0]?.logprobs ?? expect.fail('no logprobs')
+    expect(usage.completion_tokens).toBe(0)
+    expect(top_logprobs?.[0]).toBeNull()
+    for (const [i, top] of top_logprobs?.slice(1).entries() ?? []) {
+      expect(top?.[tokens[i + 1] ?? '']).toBeCloseTo(token_logprobs[i + 1] ?? 0, 5)
+      expect(Math.max(...Object.values(top ?? {}))).toBeGreaterThan((token_logprobs[i + 1] ?? 0) - 1e-5)
+    }
     expect(choices[0]?.text).toBe(prompt)
     expect(tokens.join('')).toBe(prompt)
     expect(token_logprobs[0]).toBeNull()

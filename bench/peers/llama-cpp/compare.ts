@@ -11,11 +11,9 @@ import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { createParser } from 'eventsource-parser'
-import type { AdapterSelection } from '../../../shared/adapter-ref.ts'
-import { mintTicket, TICKET_HEADER } from '../../../shared/ticket.ts'
+import { readEvents } from '../../../test/support/sse-reader.ts'
+import { startBenchNode } from '../../bench-node.ts'
 
 const { values } = parseArgs({
   options: {
@@ -34,8 +32,6 @@ if (work === undefined || checkpoint === undefined || llama === undefined) {
 const NEW_TOKENS = 64
 const ADAPTERS = 8
 const SLOTS = 16
-const NODE_ID = 'bench'
-const KEYS = { keys: [{ id: 'bench', secret: 'a-secret-for-this-bench-alone-0123456789' }] }
 /** `goal`: tokens/s beside llama.cpp's. */
 const SCENES = [
   { streams: 1, adapters: 0, goal: 1.3 },
@@ -61,46 +57,21 @@ interface Run {
 
 let asked = 0
 
-async function startRinglet(port: number): Promise<Peer> {
+async function startRinglet(): Promise<Peer> {
   const state = await mkdtemp(join(tmpdir(), 'ringlet-bench-'))
-  const flags = [
+  const node = await startBenchNode([
     ...['--model', checkpoint ?? '', '--adapter-root', join(work ?? '', 'adapters'), '--state', state],
     ...['--dtype', 'int8', '--threads', '2', '--max-sequences', String(SLOTS), '--max-positions', '512'],
-    ...['--node-id', NODE_ID, '--port', String(port), '--log-level', 'warn'],
-    ...['--ticket-keys', KEYS.keys.map(({ id, secret }) => `${id}:${secret}`).join(',')],
-  ]
-  const child = spawn(process.execPath, ['--import', 'tsx', 'gpu-node/main.ts', ...flags], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  await lineWith(child, 'node ready')
-  const url = `http://127.0.0.1:${port}/generate_stream`
+  ])
   return {
     name: 'ringlet',
-    stream: async (prompt, adapter, onToken) => {
-      asked += 1
-      const selection: AdapterSelection =
-        adapter === undefined ? { kind: 'base' } : { kind: 'single', ref: { source: 'local', id: `lora-${adapter}` } }
-      const ticket = await mintTicket(
-        {
-          action: 'generate',
-          ticketId: `t${asked}`,
-          requestId: `r${asked}`,
-          tenantId: 'bench',
-          nodeId: NODE_ID,
-          adapter: selection,
-          cacheSalt: '00',
-          seed: 1,
-          limits: {},
-          createdAt: Math.floor(Date.now() / 1000),
-          expiresAt: Date.now() + 30_000,
-        },
-        KEYS,
-      )
-      const body = { inputs: prompt, parameters: { max_new_tokens: NEW_TOKENS, ignore_eos_token: true } }
-      await readStream(url, { [TICKET_HEADER]: ticket }, body, (data) => 'token' in data, onToken)
-    },
+    stream: (prompt, adapter, onToken) =>
+      node.stream(
+        { prompt, adapter: adapter === undefined ? undefined : `lora-${adapter}`, tokens: NEW_TOKENS },
+        onToken,
+      ),
     close: async () => {
-      await end(child)
+      await node.stop()
       await rm(state, { recursive: true, force: true })
     },
   }
@@ -143,41 +114,25 @@ async function startLlama(port: number, withAdapters: boolean): Promise<Peer> {
         cache_prompt: false,
         ...(adapter === undefined ? {} : { lora: [{ id: adapter, scale: 1 }] }),
       }
-      return readStream(`${base}/completion`, {}, body, (data) => data.stop === false, onToken)
+      return readLlama(`${base}/completion`, body, onToken)
     },
     close: () => end(child),
   }
 }
 
-async function readStream(
-  url: string,
-  headers: Record<string, string>,
-  body: object,
-  isToken: (data: Record<string, unknown>) => boolean,
-  onToken: () => void,
-): Promise<void> {
-  const response = await fetch(url, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', ...headers },
-    body: JSON.stringify(body),
-  })
-  if (!response.ok || response.body === null) {
+async function readLlama(url: string, body: object, onToken: () => void): Promise<void> {
+  const response = await fetch(url, { method: 'POST', body: JSON.stringify(body) })
+  if (!response.ok) {
     throw new Error(`${url} answered ${response.status}: ${(await response.text()).slice(0, 300)}`)
   }
-  const parser = createParser({
-    onEvent: ({ data }) => {
-      const event: Record<string, unknown> = JSON.parse(data)
-      if ('error' in event) {
-        throw new Error(`${url}: ${data.slice(0, 300)}`)
-      }
-      if (isToken(event)) {
-        onToken()
-      }
-    },
-  })
-  const decoder = new TextDecoder()
-  for await (const chunk of response.body) {
-    parser.feed(decoder.decode(chunk, { stream: true }))
+  for await (const { data } of readEvents(response)) {
+    const event: { stop?: boolean; error?: unknown } = JSON.parse(data)
+    if (event.error !== undefined) {
+      throw new Error(`${url}: ${data.slice(0, 300)}`)
+    }
+    if (event.stop === false) {
+      onToken()
+    }
   }
 }
 
@@ -209,18 +164,6 @@ async function measure(peer: Peer, streams: number, adapters: number): Promise<R
   }
 }
 
-async function lineWith(child: ChildProcess, text: string): Promise<void> {
-  if (child.stdout === null) {
-    throw new Error('the process has no stdout')
-  }
-  for await (const line of createInterface(child.stdout)) {
-    if (line.includes(text)) {
-      return
-    }
-  }
-  throw new Error(`the process ended without '${text}'`)
-}
-
 async function end(child: ChildProcess): Promise<void> {
   if (child.exitCode === null) {
     const exited = once(child, 'exit')
@@ -230,9 +173,9 @@ async function end(child: ChildProcess): Promise<void> {
 }
 
 const port = Number(values.port)
-const ringlet = await startRinglet(port)
-const llamaBase = await startLlama(port + 1, false)
-const llamaAdapted = await startLlama(port + 2, true)
+const ringlet = await startRinglet()
+const llamaBase = await startLlama(port, false)
+const llamaAdapted = await startLlama(port + 1, true)
 try {
   await measure(ringlet, 2, 0)
   await measure(ringlet, ADAPTERS, ADAPTERS)

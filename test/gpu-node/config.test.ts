@@ -14,7 +14,7 @@ describe('the node’s settings', () => {
     expect(read()).toMatchObject({
       host: '127.0.0.1',
       port: 8081,
-      dtype: 'int8',
+      device: { kind: 'cpu' },
       threads: 4,
       maxSequences: 16,
       maxBestOf: 2,

@@ -180,7 +180,8 @@ function fractionBetween(low: string, lowExclusive: boolean, high: string, highE
   const highFirst = high[0] ?? '0'
   const whole = low === '' && !lowExclusive ? [text('')] : []
   if (low === high) {
-    return choice(...whole, low === '' ? NOTHING : sequence(text(`.${low}`), ZERO_OR_MORE_ZEROS))
+    const zeros = repeat(text('0'), low === '' ? 1 : 0, MAX_FRACTION_DIGITS)
+    return choice(...whole, sequence(text(`.${low}`), zeros))
   }
   return choice(...whole, sequence(text('.'), between(low, lowFirst, lowExclusive, high, highFirst, highExclusive)))
 }

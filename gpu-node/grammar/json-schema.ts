@@ -247,6 +247,9 @@ class SchemaCompiler {
     }
     const min = countKeyword(schema, 'minItems', path) ?? 0
     const max = countKeyword(schema, 'maxItems', path)
+    if (max !== undefined && max < min) {
+      return NOTHING
+    }
     // Draft 7 wrote a tuple as a list under `items`, and the rest as `additionalItems`.
     const tuple = Array.isArray(schema.items) ? schema.items : schema.prefixItems
     const rest = Array.isArray(schema.items) ? (schema.additionalItems ?? true) : (schema.items ?? true)

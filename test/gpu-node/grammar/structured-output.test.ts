@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { GrammarSpec } from '../../../gpu-node/grammar/grammar-spec.ts'
 import { RingletError } from '../../../shared/errors.ts'
@@ -126,6 +127,67 @@ describe('a model that knows nothing', () => {
       expect(sentence?.split('(').length).toBe(sentence?.split(')').length)
     }
   })
+})
+
+test('whatever the schema, what is written is valid under it, or the schema is refused', async () => {
+  const count = fc.integer({ min: 0, max: 4 })
+  const name = fc.constantFrom('a', 'b', 'ab', 'a"b', 'é', '__proto__', 'type')
+  const leaf = fc.oneof(
+    fc.constant({ type: 'null' }),
+    fc.constant({ type: 'boolean' }),
+    fc.record({ type: fc.constant('integer'), minimum: fc.integer({ min: -99, max: 99 }) }),
+    fc.record({
+      type: fc.constant('number'),
+      exclusiveMaximum: fc.integer({ min: -999, max: 999 }).map((n) => n / 100),
+    }),
+    fc.record({ type: fc.constant('string'), minLength: count, maxLength: count }, { requiredKeys: ['type'] }),
+    fc.record({
+      enum: fc.array(fc.oneof(name, fc.integer(), fc.constant(null), fc.constant({ x: [1] })), { minLength: 1 }),
+    }),
+    fc.record({ type: fc.constant(['string', 'integer', 'null']), maxLength: count }),
+    fc.record({ $ref: fc.constantFrom('#', '#/$defs/leaf') }),
+  )
+  const { schema } = fc.letrec<{ schema: object }>((tie) => ({
+    schema: fc.oneof(
+      { maxDepth: 3, depthSize: 'small' },
+      leaf,
+      fc.record(
+        {
+          type: fc.constant('object'),
+          properties: fc.dictionary(name, tie('schema'), { maxKeys: 3 }),
+          required: fc.uniqueArray(name, { maxLength: 2 }),
+          additionalProperties: fc.oneof(fc.boolean(), leaf),
+        },
+        { requiredKeys: ['type'] },
+      ),
+      fc.record(
+        { type: fc.constant('array'), items: tie('schema'), minItems: count, maxItems: count },
+        { requiredKeys: ['type'] },
+      ),
+      fc.record({ anyOf: fc.array(tie('schema'), { minLength: 1, maxLength: 3 }) }),
+      fc.record({ allOf: fc.array(tie('schema'), { minLength: 1, maxLength: 2 }) }),
+    ),
+  }))
+  // One that refers to itself alone says nothing; the obvious validator would ask it for ever.
+  const defined = leaf.filter((own) => !('$ref' in own && own.$ref === '#/$defs/leaf'))
+  const root = fc.tuple(schema, defined).map(([top, own]): object => ({ ...top, $defs: { leaf: own } }))
+  let written = 0
+  await fc.assert(
+    fc.asyncProperty(root, fc.nat(), async (given, seed) => {
+      const text = await harness
+        .sample({ kind: 'json_schema', schema: given }, seededRandom(seed), { maxTokens: 150, closing: 0.6 })
+        .catch((error: unknown) => {
+          expect(error).toMatchObject({ code: 'grammar_invalid' })
+          return undefined
+        })
+      if (text !== undefined) {
+        written += 1
+        expect(validates(given, JSON.parse(text), given), text).toEqual([])
+      }
+    }),
+    { numRuns: 150 },
+  )
+  expect(written).toBeGreaterThan(50)
 })
 
 describe('a wrong grammar is its caller’s alone', () => {

@@ -1,6 +1,7 @@
 /**
  * Pauses of running streams: time between two tokens while nothing else happens, while 2k-token prompts are run, while
- * adapters are loaded one after another, and while both happen. `npx tsx bench/interference.ts [--streams N] [--ratio R,…]`
+ * adapters are loaded one after another, and while both happen, in turns.
+ * `npx tsx bench/interference.ts [--streams N] [--adapters N] [--rounds N] [--ratio R] [--smallest N]`
  */
 
 import { parseArgs } from 'node:util'
@@ -19,7 +20,8 @@ const { values } = parseArgs({
     ratio: { type: 'string', default: String(DEFAULT_LIMITS.stallRatio) },
     smallest: { type: 'string', default: String(DEFAULT_LIMITS.smallestChunk) },
     adapters: { type: 'string', default: '0' },
-    tokens: { type: 'string', default: '60' },
+    tokens: { type: 'string', default: '100' },
+    rounds: { type: 'string', default: '5' },
   },
 })
 const PROMPT_TOKENS = 2000
@@ -46,79 +48,105 @@ const megabytes = ((adapters[0]?.bytes ?? 0) / 1e6).toFixed(1)
 console.log(
   `135m shape, int8, 2 threads; ${streams} streams with ${streamAdapters} adapters; an adapter: ${megabytes} MB`,
 )
-console.log(
-  'ratio  beside the streams     pauses ms: p50    p95    p99    max   p99 / quiet p50   prompt tokens/s   loads',
-)
 
-for (const ratio of values.ratio.split(',').map(Number)) {
-  measure(ratio, 'warm up', { prompts: true, loads: true })
-  const quiet = measure(ratio, 'nothing', { prompts: false, loads: false })
-  const rows = [
-    quiet,
-    measure(ratio, 'prompts of 2k', { prompts: true, loads: false }),
-    measure(ratio, 'adapter loads', { prompts: false, loads: true }),
-    measure(ratio, 'both', { prompts: true, loads: true }),
-  ]
-  for (const { name, pauses, promptRate, loads } of rows) {
-    const at = (q: number) => quantile(pauses, q).toFixed(1).padStart(7)
-    const relation = (quantile(pauses, 0.99) / quantile(quiet.pauses, 0.5)).toFixed(2).padStart(12)
-    const rest = `${promptRate.toFixed(0).padStart(17)}${String(loads).padStart(11)}`
-    console.log(
-      `${String(ratio).padEnd(6)} ${name.padEnd(22)} ${at(0.5)}${at(0.95)}${at(0.99)}${at(1)}${relation}${rest}`,
-    )
-  }
+const PHASES: Record<string, { prompts: boolean; loads: boolean }> = {
+  nothing: { prompts: false, loads: false },
+  'prompts of 2k': { prompts: true, loads: false },
+  'adapter loads': { prompts: false, loads: true },
+  both: { prompts: true, loads: true },
 }
-runner.dispose()
 
 interface Measured {
-  name: string
+  /** Between two tokens of a stream; ms. */
   pauses: number[]
   promptRate: number
   loads: number
 }
 
-function measure(stallRatio: number, name: string, beside: { prompts: boolean; loads: boolean }): Measured {
-  const lastToken = new Map<string, number>()
-  const pauses: number[] = []
-  const counts = { streamTokens: 0, ended: 0, firstTokens: 0 }
-  const onOutput = (output: EngineOutput) => {
-    if (output.kind === 'token' && output.sequenceId.startsWith('stream')) {
-      const now = performance.now()
-      const last = lastToken.get(output.sequenceId)
-      if (last !== undefined && lastToken.size === streams) {
-        pauses.push(now - last)
-      }
-      lastToken.set(output.sequenceId, now)
-    }
-    counts.ended += output.kind === 'finished' ? 1 : 0
+const lastToken = new Map<string, number>()
+const pauses: number[] = []
+const limits = { stallRatio: Number(values.ratio), smallestChunk: Number(values.smallest), prefixCacheBytes: 0 }
+const engine = new Engine({ runner, limits, now: () => performance.now(), emit: onOutput })
+let sequences = 0
+let loadedAdapters = 0
+
+measure({ prompts: true, loads: true })
+console.log(
+  'beside the streams   round   pauses ms: p50    p95    p99    max   p99 / quiet p50   prompt tokens/s   loads',
+)
+const relations = new Map<string, number[]>()
+for (let round = 1; round <= Number(values.rounds); round++) {
+  let quiet = Number.NaN
+  for (const [name, phase] of Object.entries(PHASES)) {
+    const { pauses: measured, promptRate, loads } = measure(phase)
+    quiet = name === 'nothing' ? quantile(measured, 0.5) : quiet
+    const relation = quantile(measured, 0.99) / quiet
+    relations.set(name, [...(relations.get(name) ?? []), relation])
+    const at = (q: number) => quantile(measured, q).toFixed(1).padStart(7)
+    const rest = `${relation.toFixed(2).padStart(12)}${promptRate.toFixed(0).padStart(17)}${String(loads).padStart(11)}`
+    console.log(
+      `${name.padEnd(20)} ${String(round).padStart(5)}         ${at(0.5)}${at(0.95)}${at(0.99)}${at(1)}${rest}`,
+    )
   }
-  const limits = { stallRatio, smallestChunk: Number(values.smallest), prefixCacheBytes: 0 }
-  const engine = new Engine({ runner, limits, now: () => performance.now(), emit: onOutput })
+}
+for (const [name, all] of relations) {
+  const format = (q: number) => quantile(all, q).toFixed(2)
+  console.log(
+    `${name}: p99 / quiet p50 is ${format(0.5)} (median of the rounds; least ${format(0)}, most ${format(1)})`,
+  )
+}
+runner.dispose()
+
+function onOutput(output: EngineOutput): void {
+  if (output.kind === 'token' && output.sequenceId.startsWith('stream')) {
+    const now = performance.now()
+    const last = lastToken.get(output.sequenceId)
+    if (last !== undefined) {
+      pauses.push(now - last)
+    }
+    lastToken.set(output.sequenceId, now)
+  }
+}
+
+/** Fresh streams, so that each phase sees the same positions. */
+function measure(beside: { prompts: boolean; loads: boolean }): Measured {
+  lastToken.clear()
+  const ids: string[] = []
+  const submit = (kind: string, promptLength: number, maxNewTokens: number, adapter?: PackedAdapter) => {
+    const id = `${kind}-${sequences++}`
+    ids.push(id)
+    engine.submit(requestOf(id, promptLength, maxNewTokens, adapter), adapter)
+  }
   for (let i = 0; i < streams; i++) {
-    const adapter = i < streamAdapters ? adapters[i] : undefined
-    engine.submit(requestOf(`stream-${i}`, 64, 1000, adapter), adapter)
+    submit('stream', 64, 1000, i < streamAdapters ? adapters[i] : undefined)
   }
   while (lastToken.size < streams) {
     engine.step()
   }
+  for (let step = 0; step < 5; step++) {
+    engine.step()
+  }
   pauses.length = 0
-  const before = engine.stats()
+  const before = engine.stats().prefillTokens
   const started = performance.now()
-  let submitted = 0
   let loads = 0
   while (pauses.length < Number(values.tokens) * streams) {
-    if (beside.prompts && engine.stats().waiting === 0 && engine.stats().freeRows > 0) {
-      engine.submit(requestOf(`prompt-${submitted++}`, PROMPT_TOKENS, 1), undefined)
+    const hasRoom = () => engine.stats().waiting === 0 && engine.stats().freeRows > 0
+    if (beside.loads && hasRoom()) {
+      submit('load', 8, 2, adapters[streamAdapters + (loadedAdapters++ % LOADED_ADAPTERS)])
+      loads++
     }
-    if (beside.loads && engine.stats().waiting === 0 && engine.stats().freeRows > 0) {
-      const adapter = adapters[streamAdapters + (loads++ % LOADED_ADAPTERS)]
-      engine.submit(requestOf(`load-${loads}`, 8, 2, adapter), adapter)
+    if (beside.prompts && hasRoom()) {
+      submit('prompt', PROMPT_TOKENS, 1)
     }
     engine.step()
   }
-  const seconds = (performance.now() - started) / 1000
-  const promptRate = (engine.stats().prefillTokens - before.prefillTokens) / seconds
-  return { name, pauses, promptRate, loads }
+  const promptRate = (engine.stats().prefillTokens - before) / ((performance.now() - started) / 1000)
+  const result = { pauses: [...pauses], promptRate, loads }
+  for (const id of ids) {
+    engine.abort(id)
+  }
+  return result
 }
 
 function requestOf(

@@ -2,15 +2,16 @@
 
 import { ANY_CHAR, type CharSet, charSet, intersect, without } from './char-set.ts'
 import type { Expr } from './expr.ts'
+import { leftFactor } from './left-factor.ts'
 import { type ByteRange, utf8Ranges } from './utf8-ranges.ts'
 
 const ASCII = charSet([1, 0x7f])
 const BEYOND_ASCII = without(ANY_CHAR, ASCII)
 
 export function toEbnf(rules: ReadonlyMap<string, Expr>, root: Expr): string {
-  const lines = [`root ::= ${print(root, false)}`]
+  const lines = [`root ::= ${print(leftFactor(root, rules), false)}`]
   for (const [name, expr] of rules) {
-    lines.push(`${name} ::= ${print(expr, false)}`)
+    lines.push(`${name} ::= ${print(leftFactor(expr, rules), false)}`)
   }
   return `${lines.join('\n')}\n`
 }

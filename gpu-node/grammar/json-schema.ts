@@ -208,8 +208,11 @@ class SchemaCompiler {
       throw grammarInvalid(`${path}: 'enum' must be a list`)
     }
     const wanted = listed.filter((value) => ('const' in schema ? sameJson(value, schema.const) : true))
-    const beside = Object.keys(schema).find((keyword) => keyword !== 'format' && TYPE_OF_KEYWORD.has(keyword))
-    if (beside !== undefined && wanted.some((value) => typeof value !== 'object')) {
+    const beside = Object.keys(schema).find((keyword) => {
+      const about = TYPE_OF_KEYWORD.get(keyword)
+      return about !== undefined && keyword !== 'format' && wanted.some((value) => isOfType(value, about))
+    })
+    if (beside !== undefined) {
       this.#cannotEnforce(`${path}/${beside}`, `'${beside}' beside 'enum' or 'const'; leave out the values it excludes`)
     }
     const allowed = wanted.filter((value) => types === undefined || types.some((type) => isOfType(value, type)))

@@ -3,10 +3,12 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type CharSet, charSet, complement } from '../../../gpu-node/grammar/char-set.ts'
+import { toEbnf } from '../../../gpu-node/grammar/ebnf.ts'
 import type { Expr } from '../../../gpu-node/grammar/expr.ts'
 import { integerBetween, numberBetween } from '../../../gpu-node/grammar/number-range.ts'
 import { regexToExpr } from '../../../gpu-node/grammar/regex.ts'
 import { utf8Ranges } from '../../../gpu-node/grammar/utf8-ranges.ts'
+import { loadXgrammar } from '../../../gpu-node/grammar/xgrammar.ts'
 
 function toRegExp(expr: Expr): RegExp {
   return new RegExp(`^(?:${source(expr)})$`, 'u')
@@ -125,6 +127,79 @@ test('regular expressions match what JavaScript’s match', () => {
       }),
     )
   }
+})
+
+describe('xgrammar, given our grammars', () => {
+  const LETTERS = ['a', 'b', 'c']
+  const END = LETTERS.length
+  const LONGEST = 5
+
+  /** Texts of up to LONGEST letters on which the grammar of `pattern` and JavaScript disagree. */
+  async function disagreements(pattern: string): Promise<string[]> {
+    const { xgrammar } = await loaded
+    const compiled = await (await compiler).compileGrammar(toEbnf(new Map(), regexToExpr(pattern)))
+    const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(compiled)
+    const expected = new RegExp(`^(?:${pattern})$`)
+    const wrong: string[] = []
+    const walk = async (text: string, reached: boolean): Promise<void> => {
+      const mask = reached ? ((await matcher.getNextTokenBitmask())[0] ?? 0) : 0
+      if ((((mask >> END) & 1) === 1) !== expected.test(text)) {
+        wrong.push(text)
+      }
+      for (const [token, letter] of text.length < LONGEST ? LETTERS.entries() : []) {
+        const goesOn = ((mask >> token) & 1) === 1 && matcher.acceptToken(token)
+        await walk(text + letter, goesOn)
+        if (goesOn) {
+          matcher.rollBack(1)
+        }
+      }
+    }
+    await walk('', true)
+    matcher.dispose()
+    compiled.dispose()
+    return wrong
+  }
+
+  const loaded = Promise.resolve(loadXgrammar(2 ** 28))
+  const compiler = loaded.then(async ({ xgrammar }) => {
+    const vocabulary = [...LETTERS, '']
+    const info = await xgrammar.TokenizerInfo.createTokenizerInfo(vocabulary, 'raw', false, vocabulary.length, [END])
+    return xgrammar.GrammarCompiler.createGrammarCompiler(info, false)
+  })
+
+  // As they stand, xgrammar accepts more than these.
+  test.each([
+    'a[a-c]{2}b|aab|aacbb',
+    'b|(?:a[ab]b|ac[bc]|acb)',
+    '(?:[bc]{2}|[a-c]|[bc])[bc]c',
+    '[bc]*[bc](?:b|a|c)[ab]b',
+  ])('matches exactly %s', async (pattern) => {
+    expect(await disagreements(pattern)).toEqual([])
+  })
+
+  test('matches exactly what any expression matches', async () => {
+    const { pattern } = fc.letrec<{ pattern: string }>((tie) => ({
+      pattern: fc.oneof(
+        { maxDepth: 4, depthSize: 'medium' },
+        fc.constantFrom('a', 'b', 'c', '[ab]', '[bc]', '[a-c]'),
+        fc.tuple(tie('pattern'), tie('pattern')).map(([a, b]) => a + b),
+        fc.array(tie('pattern'), { minLength: 2, maxLength: 3 }).map((parts) => `(?:${parts.join('|')})`),
+        fc.tuple(tie('pattern'), tie('pattern')).map(([a, b]) => `(?:a${a}b|a${b}|ac${b})`),
+        fc
+          .tuple(tie('pattern'), fc.constantFrom('?', '*', '+', '{1,2}', '{2}', '{0,3}'))
+          .map(([a, times]) => `(?:${a})${times}`),
+      ),
+    }))
+    await fc.assert(
+      fc.asyncProperty(
+        pattern.filter((text) => text.length < 60),
+        async (text) => {
+          expect(await disagreements(text)).toEqual([])
+        },
+      ),
+      { numRuns: 300 },
+    )
+  })
 })
 
 test('character ranges are the bytes of their UTF-8', () => {

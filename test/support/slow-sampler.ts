@@ -89,7 +89,7 @@ function typical(
   limit: (cumulative: number, at: number) => boolean,
 ): Candidate[] {
   const p = softmax(candidates)
-  const entropy = -p.reduce((sum, one) => sum + one * Math.log(one), 0)
+  const entropy = -p.reduce((sum, one) => (one > 0 ? sum + one * Math.log(one) : sum), 0)
   const items = candidates.map((candidate, i) => {
     const probability = p[i] as number
     return { candidate, p: probability, distance: Math.abs(-Math.log(probability) - entropy) }

@@ -7,6 +7,9 @@ import type { SamplingParams } from '../engine-types.ts'
 import { type LogitsKernel, NO_WEIGHT } from './logits-kernel.ts'
 import { massPrefix } from './mass-prefix.ts'
 
+/** The smallest single above 0. */
+const LEAST_WEIGHT = 2 ** -149
+
 /** Token ids, rising, and their weights (probabilities up to a common factor; the best token's is 1). */
 export class Survivors {
   readonly tokens: Int32Array
@@ -90,6 +93,8 @@ export class Survivors {
 
   /** Locally typical sampling (Meister et al. 2022): tokens whose surprise is nearest to the entropy, until `mass`. */
   #keepTypical(mass: number): void {
+    // A probability that underflowed has an infinite surprise and would make the entropy 0 × ∞.
+    this.#keepAtLeast(LEAST_WEIGHT)
     const total = this.sum()
     let entropy = 0
     for (let i = 0; i < this.count; i++) {

@@ -83,6 +83,15 @@ test('draws what the slow sampler draws', () => {
   expect(sure).toBeGreaterThan(1500)
 })
 
+test('typical_p: a token whose probability underflows to nothing leaves the others their chances', () => {
+  const row = new Float32Array(VOCAB).fill(-2000)
+  row.set([1, 1.2, 0.9], 10)
+  for (let seed = 0; seed < 50; seed++) {
+    const { tokenId } = tokenOf(sample(row, { doSample: true, temperature: 0.3, typicalP: 0.5, seed }))
+    expect([10, 11, 12]).toContain(tokenId)
+  }
+})
+
 test('log-probabilities are those of the model, whatever sampling does', () => {
   fc.assert(
     fc.property(logits, params, (row, chosen) => {

@@ -6,7 +6,6 @@ import type { EngineLimits } from './engine-limits.ts'
 import { commonPrefix } from './prefix-cache.ts'
 import { type Sequence, wantsPromptLogprobs } from './sequence.ts'
 import type { SequenceTable } from './sequence-table.ts'
-import { smoothed } from './step-plan.ts'
 
 const MAX_RETRY_AFTER_S = 60
 
@@ -119,7 +118,8 @@ export class Admitter {
 
   #count(now: number): void {
     if (this.#admittedAt !== undefined) {
-      this.#msBetweenAdmissions = smoothed(this.#msBetweenAdmissions, now - this.#admittedAt)
+      // Smoothed: the newest counts an eighth.
+      this.#msBetweenAdmissions += (now - this.#admittedAt - this.#msBetweenAdmissions) / 8
     }
     this.#admittedAt = now
   }

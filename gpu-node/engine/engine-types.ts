@@ -124,6 +124,9 @@ export interface ModelRunner {
   /** One token a row: rows 0 … n-1 of the KV cache. Returns logits `[n, vocabSize]`, valid until the next run. */
   decode(batch: DecodeBatch): Float32Array
 
+  /** Absent: rows that decode and prompts always run apart. */
+  readonly mixed?: MixedRuns
+
   /** Final hidden states (after the last norm) `[tokens.length, hiddenSize]` for embeddings. */
   hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array
 
@@ -162,6 +165,21 @@ export interface DecodeBatch {
   /** Position of that token in its row: the number of positions already filled. */
   positions: Int32Array
   adapterSlots: readonly (number | undefined)[]
+}
+
+/** Runs in which some rows decode and others prefill: the weights are read once for all of them. */
+export interface MixedRuns {
+  /** Whether sequences with these adapters may share such a run. */
+  takes(adapterSlots: readonly (number | undefined)[]): boolean
+  /** Returns logits `[n, vocabSize]`: of the decoding rows, then of each chunk that wants its last; valid until the next run. */
+  run(batch: MixedBatch): Float32Array
+}
+
+export interface MixedBatch {
+  /** May have no rows. */
+  decode: DecodeBatch
+  /** Of rows that don't decode; `logits` is `none` or `last`. */
+  chunks: readonly PrefillChunk[]
 }
 
 export interface KvRange {

@@ -2,16 +2,18 @@
  * The engine: steps over sequences of token ids with their adapters, on one ModelRunner, in one thread.
  * Knows nothing of HTTP, text, threads, or where adapters come from.
  *
- * A step: expire · draw for rows whose mask came · preempt · admit · plan · decode all running rows · one chunk of a prompt.
+ * A step: expire · draw for rows whose mask came · preempt · admit · plan · one run that decodes all running rows and takes
+ * chunks of prompts, where the runner can do both at once.
  */
 
 import { RingletError } from '../../shared/errors.ts'
 import type { PackedAdapter } from '../model/packed-adapter.ts'
 import { Admitter } from './admitter.ts'
 import { DEFAULT_LIMITS, type EngineLimits } from './engine-limits.ts'
-import type { EngineStats, ModelRunner, SequenceRequest } from './engine-types.ts'
+import type { EngineStats, MixedRuns, ModelRunner, SequenceRequest } from './engine-types.ts'
 import { checkInvariants, type EngineSnapshot } from './invariants.ts'
 import type { MaskSource } from './mask-source.ts'
+import { RunCost } from './run-cost.ts'
 import {
   type EmbedTask,
   embedSequence,
@@ -21,8 +23,8 @@ import {
   wantsPromptLogprobs,
 } from './sequence.ts'
 import { type EngineOutput, failedEvent, SequenceTable } from './sequence-table.ts'
-import { planStep, type StepCosts, type StepPlan, smoothed } from './step-plan.ts'
-import { RunFailed, StepRunner } from './step-runner.ts'
+import { type PrefillView, planStep, type StepPlan } from './step-plan.ts'
+import { type PromptPart, RunFailed, StepRunner } from './step-runner.ts'
 import { checkRequest, checkTokens } from './submission.ts'
 
 /** What became of a step. */
@@ -63,7 +65,7 @@ export class Engine {
   readonly #table: SequenceTable
   readonly #steps: StepRunner
   readonly #unloads: { digest: string; users: Set<string>; done: () => void }[] = []
-  readonly #costs: StepCosts = { decodeMs: undefined, prefillMsPerToken: undefined }
+  readonly #cost = new RunCost()
   readonly #admitter: Admitter
   #stepCount = 0
   #maxAbortSteps = 0
@@ -86,7 +88,8 @@ export class Engine {
   submit(request: SequenceRequest, adapter: PackedAdapter | undefined): void {
     this.#accept(request.sequenceId, request.tenantId, () => {
       checkRequest(request, adapter, this.#runner, this.#hasMasks)
-      return generateSequence(request, adapter, this.#runner.maxPositions, this.#now())
+      const kvKind = this.#runner.kvKind?.(request.promptTokens.length)
+      return generateSequence(request, adapter, { maxPositions: this.#runner.maxPositions, kvKind }, this.#now())
     })
   }
 
@@ -210,40 +213,59 @@ export class Engine {
       return { kind: 'unserviceable', error: admitted.error }
     }
     const prefilling = this.#table.rows.prefilling()
-    const plan = this.#plan(prefilling, admitted.loaded)
-    if (!plan.decode && plan.prefill === undefined) {
+    const views = this.#prefillViews(prefilling)
+    const plan = this.#plan(views, admitted.loaded)
+    if (!plan.decode && plan.chunks.length === 0) {
       return drew || admitted.loaded ? { kind: 'ran' } : { kind: 'deferred' }
     }
     this.#stepCount++
-    return this.#run(plan, prefilling)
+    const parts = plan.chunks.map(({ index, tokens }) => ({ sequence: prefilling[index] as Sequence, tokens }))
+    const alone = plan.chunks.some(({ index }) => views[index]?.alone === true)
+    return this.#run(plan.decode, parts, alone ? undefined : this.#runner.mixed)
   }
 
-  #plan(prefilling: readonly Sequence[], loadedAdapter: boolean): StepPlan {
-    const prefills = prefilling.map((sequence) => ({
-      remaining: sequence.remainingPrefill,
-      startedAt: sequence.admittedAt,
-      maxTokens: wantsPromptLogprobs(sequence) ? MAX_LOGPROB_CHUNK : Number.POSITIVE_INFINITY,
-    }))
-    const decoding = this.#table.rows.running().filter((sequence) => sequence.heldLogits === undefined).length
-    const { rows, queue } = this.#table
-    const admissible = Math.min(queue.size, rows.freeCount)
-    return planStep({ decoding, prefills, admissible, loadedAdapter }, this.#limits, this.#costs)
-  }
-
-  #run(plan: StepPlan, prefilling: readonly Sequence[]): StepOutcome {
-    try {
-      if (plan.decode && (plan.prefill !== undefined || !this.#steps.decodeAhead())) {
-        const started = this.#now()
-        this.#steps.decode()
-        this.#costs.decodeMs = smoothed(this.#costs.decodeMs, this.#now() - started)
-        this.#failuresInRow = 0
+  /** After a failure nothing shares a run: what the model cannot run must fail alone. */
+  #prefillViews(prefilling: readonly Sequence[]): PrefillView[] {
+    const { mixed } = this.#runner
+    const slots = this.#table.rows.running().map((sequence) => sequence.adapterSlot)
+    const mayMix = this.#failuresInRow === 0 && mixed?.takes(slots) === true
+    return prefilling.map((sequence) => {
+      const wantsAll = wantsPromptLogprobs(sequence)
+      const special = wantsAll || sequence.work.kind === 'embed'
+      return {
+        remaining: sequence.remainingPrefill,
+        startedAt: sequence.admittedAt,
+        maxTokens: wantsAll ? MAX_LOGPROB_CHUNK : Number.POSITIVE_INFINITY,
+        alone: special || !mayMix || mixed?.takes([sequence.adapterSlot]) !== true,
       }
-      const chosen = plan.prefill === undefined ? undefined : prefilling[plan.prefill.index]
-      if (plan.prefill !== undefined && chosen !== undefined) {
-        const started = this.#now()
-        this.#steps.prefill(chosen, plan.prefill.tokens)
-        const perToken = (this.#now() - started) / plan.prefill.tokens
-        this.#costs.prefillMsPerToken = smoothed(this.#costs.prefillMsPerToken, perToken)
+    })
+  }
+
+  #plan(prefills: readonly PrefillView[], loadedAdapter: boolean): StepPlan {
+    const { rows, queue } = this.#table
+    const running = rows.running()
+    const decoding = running.filter((sequence) => sequence.heldLogits === undefined).length
+    const admissible = Math.min(queue.size, rows.freeCount)
+    const costs = {
+      decodeMs: this.#cost.decodeMs(running.length),
+      prefillMsPerToken: this.#cost.prefillMsPerToken,
+    }
+    return planStep({ decoding, prefills, admissible, loadedAdapter }, this.#limits, costs)
+  }
+
+  #run(decode: boolean, parts: readonly PromptPart[], mixed: MixedRuns | undefined): StepOutcome {
+    const [first, ...others] = parts
+    try {
+      if (mixed !== undefined && (decode ? first !== undefined : others.length > 0)) {
+        const tokens = parts.reduce((sum, part) => sum + part.tokens, 0)
+        this.#timed(this.#table.rows.runningCount, tokens, () => this.#steps.runMixed(mixed, parts))
+        return { kind: 'ran' }
+      }
+      if (decode && (first !== undefined || !this.#steps.decodeAhead())) {
+        this.#timed(this.#table.rows.runningCount, 0, () => this.#steps.decode())
+      }
+      if (first !== undefined) {
+        this.#timed(0, first.tokens, () => this.#steps.prefill(first))
       }
       this.#failuresInRow = 0
       return { kind: 'ran' }
@@ -258,6 +280,13 @@ export class Engine {
       }
       return { kind: 'retry', error: cause }
     }
+  }
+
+  #timed(rows: number, tokens: number, run: () => void): void {
+    const started = this.#now()
+    run()
+    this.#cost.measure(rows, tokens, this.#now() - started)
+    this.#failuresInRow = 0
   }
 
   #accept(sequenceId: string, tenantId: string, make: () => Sequence): void {

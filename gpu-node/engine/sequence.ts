@@ -53,7 +53,7 @@ export class Sequence {
   readonly id: string
   readonly tenantId: string
   readonly adapter: PackedAdapter | undefined
-  /** Sequences with the same scope may share KV prefixes: adapter digest, then the tenant's salt. */
+  /** Sequences with the same scope may share KV prefixes: adapter digest, the runner's kind of KV, the tenant's salt. */
   readonly prefixScope: string
   readonly work: GenerateWork | EmbedWork
   readonly submittedAt: number
@@ -81,7 +81,7 @@ export class Sequence {
     this.id = init.id
     this.tenantId = init.tenantId
     this.adapter = init.adapter
-    this.prefixScope = `${init.adapter?.digest ?? ''}\0${init.cacheSalt}`
+    this.prefixScope = `${init.adapter?.digest ?? ''}\0${init.kvKind ?? ''}\0${init.cacheSalt}`
     this.work = init.work
     this.submittedAt = init.submittedAt
     this.deadline = init.deadline ?? Number.POSITIVE_INFINITY
@@ -111,6 +111,7 @@ interface SequenceInit {
   tenantId: string
   adapter: PackedAdapter | undefined
   cacheSalt: string
+  kvKind: string | undefined
   prompt: Int32Array
   delivered: Int32Array
   /** Most tokens it can have. */
@@ -123,7 +124,7 @@ interface SequenceInit {
 export function generateSequence(
   request: SequenceRequest,
   adapter: PackedAdapter | undefined,
-  maxPositions: number,
+  { maxPositions, kvKind }: { maxPositions: number; kvKind: string | undefined },
   now: number,
 ): Sequence {
   const work: GenerateWork = {
@@ -144,6 +145,7 @@ export function generateSequence(
     tenantId: request.tenantId,
     adapter,
     cacheSalt: request.cacheSalt,
+    kvKind,
     prompt: request.promptTokens,
     delivered,
     capacity: Math.min(most, Math.max(maxPositions, request.promptTokens.length + delivered.length)),
@@ -164,6 +166,7 @@ export function embedSequence(
     tenantId: task.tenantId,
     adapter,
     cacheSalt: '',
+    kvKind: undefined,
     prompt: task.tokens,
     delivered: new Int32Array(0),
     capacity: task.tokens.length,

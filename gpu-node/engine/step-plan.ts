@@ -1,9 +1,9 @@
 /**
- * What the next step runs: one token of every running sequence, and a chunk of one prompt. Pure.
+ * What the next step runs: one token of every running sequence, and chunks of prompts. Pure.
  *
- * A stream's pause is one step, so the chunk is sized to take a part of the time of the decode beside it (`stallRatio`), by
- * costs measured as the engine runs. The part grows when more sequences wait for their first token than are running: their
- * pauses count too. Without running sequences nobody pauses and the chunk is the largest.
+ * A stream's pause is one step, so the chunks are sized to take a part of the time of the decode beside them (`stallRatio`),
+ * by costs measured as the engine runs. The part grows when more sequences wait for their first token than are running: their
+ * pauses count too. Without running sequences nobody pauses and the chunks are the largest.
  */
 
 export interface PrefillView {
@@ -13,6 +13,8 @@ export interface PrefillView {
   startedAt: number
   /** It may take no more tokens than this in one run (log-probabilities of prompts need a row of logits a token). */
   maxTokens: number
+  /** It can share its run neither with decoding rows nor with other prompts. */
+  alone: boolean
 }
 
 export interface StepSituation {
@@ -27,19 +29,25 @@ export interface StepSituation {
 
 export interface StepPlan {
   decode: boolean
-  /** Index into `prefills`, and how many tokens. */
-  prefill: { index: number; tokens: number } | undefined
+  /** In the order of their turn; several only of prompts that may share a run. */
+  chunks: PlannedChunk[]
+}
+
+/** Index into `prefills`, and how many tokens. */
+export interface PlannedChunk {
+  index: number
+  tokens: number
 }
 
 export interface ChunkLimits {
-  /** Most and fewest tokens of a chunk beside running streams. */
+  /** Most and fewest tokens of a step's chunks beside running streams. */
   prefillChunk: number
   smallestChunk: number
-  /** A chunk may take this many times the decode's time. */
+  /** They may take this many times the decode's time. */
   stallRatio: number
 }
 
-/** Measured: smoothed, ms. `undefined` until there is a measurement. */
+/** As measured, ms; `undefined` until they are. */
 export interface StepCosts {
   decodeMs: number | undefined
   prefillMsPerToken: number | undefined
@@ -49,32 +57,32 @@ export function planStep(situation: StepSituation, limits: ChunkLimits, costs: S
   const decode = situation.decoding > 0
   // A load beside running streams has already used up the pause that they are promised to stay below.
   if (situation.prefills.length === 0 || (decode && situation.loadedAdapter)) {
-    return { decode, prefill: undefined }
+    return { decode, chunks: [] }
   }
-  const index = nextPrefill(situation.prefills, costs.prefillMsPerToken ?? 1)
-  const chosen = situation.prefills[index] as PrefillView
-  const most = decode ? chunkBesideDecode(situation, limits, costs) : limits.prefillChunk
-  return { decode, prefill: { index, tokens: Math.min(chosen.remaining, chosen.maxTokens, most) } }
+  let left = decode ? tokensBesideDecode(situation, limits, costs) : limits.prefillChunk
+  const chunks: PlannedChunk[] = []
+  for (const { index, view } of byTurn(situation.prefills, costs.prefillMsPerToken ?? 1)) {
+    if (left === 0 || (view.alone && chunks.length > 0)) {
+      break
+    }
+    const tokens = Math.min(view.remaining, view.maxTokens, left)
+    chunks.push({ index, tokens })
+    left = view.alone ? 0 : left - tokens
+  }
+  return { decode, chunks }
 }
 
 /**
- * The one that would be done first had it run alone since it got its row: short prompts overtake long ones, and a long one is
- * overtaken only by what comes while it could itself have run.
+ * First the one that would be done first had it run alone since it got its row: short prompts overtake long ones, and a long
+ * one is overtaken only by what comes while it could itself have run.
  */
-function nextPrefill(prefills: readonly PrefillView[], msPerToken: number): number {
-  let next = 0
-  let soonest = Number.POSITIVE_INFINITY
-  for (const [index, { startedAt, remaining }] of prefills.entries()) {
-    const doneAlone = startedAt + remaining * msPerToken
-    if (doneAlone < soonest) {
-      soonest = doneAlone
-      next = index
-    }
-  }
-  return next
+function byTurn(prefills: readonly PrefillView[], msPerToken: number) {
+  return prefills
+    .map((view, index) => ({ view, index, doneAlone: view.startedAt + view.remaining * msPerToken }))
+    .sort((a, b) => a.doneAlone - b.doneAlone || a.index - b.index)
 }
 
-function chunkBesideDecode(situation: StepSituation, limits: ChunkLimits, costs: StepCosts): number {
+function tokensBesideDecode(situation: StepSituation, limits: ChunkLimits, costs: StepCosts): number {
   if (costs.decodeMs === undefined || costs.prefillMsPerToken === undefined) {
     return limits.smallestChunk
   }
@@ -83,9 +91,4 @@ function chunkBesideDecode(situation: StepSituation, limits: ChunkLimits, costs:
   // A clock too coarse to see the cost says that it is small.
   const affordable = Math.floor((ratio * costs.decodeMs) / Math.max(costs.prefillMsPerToken, 1e-6))
   return Math.min(limits.prefillChunk, Math.max(limits.smallestChunk, affordable))
-}
-
-/** Exponential smoothing; the newest measurement counts an eighth. */
-export function smoothed(known: number | undefined, measured: number): number {
-  return known === undefined ? measured : known + (measured - known) / 8
 }

@@ -4,13 +4,19 @@
  */
 
 import { RingletError } from '../../shared/errors.ts'
-import type { GeneratedToken, ModelRunner } from './engine-types.ts'
+import type { DecodeBatch, GeneratedToken, MixedRuns, ModelRunner, PrefillChunk } from './engine-types.ts'
 import type { MaskSource, MaskState } from './mask-source.ts'
 import { GuessTally, lookUp } from './prompt-lookup.ts'
 import { Sampler } from './sampling/sampler.ts'
 import { type EmbedWork, endReached, type GenerateWork, type Sequence } from './sequence.ts'
 import type { SequenceTable } from './sequence-table.ts'
 import { DECODE_TOKEN_COST } from './waiting-queue.ts'
+
+/** The next tokens of a prompt. */
+export interface PromptPart {
+  sequence: Sequence
+  tokens: number
+}
 
 /** The runner threw: nothing was committed. */
 export class RunFailed extends Error {
@@ -56,24 +62,56 @@ export class StepRunner {
     this.#positions = new Int32Array(runner.maxRows)
   }
 
-  /**
-   * One token for every running sequence. Rows that wait for a mask have had their run: they repeat their newest token at
-   * its own position, which writes the same KV again, because the rows of a run are always 0 … n-1.
-   */
+  /** One token for every running sequence. */
   decode(): void {
     const running = this.#table.rows.running()
+    const batch = this.#decodeBatch(running)
+    this.#commitDecode(
+      running,
+      attempt(() => this.#runner.decode(batch)),
+    )
+  }
+
+  /** The same, and parts of prompts, in one run; those of embeddings and with log-probabilities of the prompt run alone. */
+  runMixed(mixed: MixedRuns, parts: readonly PromptPart[]): void {
+    const running = this.#table.rows.running()
+    const isLast = ({ sequence, tokens }: PromptPart) => tokens === sequence.remainingPrefill
+    const chunks = parts.map(
+      (part): PrefillChunk => ({ ...chunkOf(part.sequence, part.tokens), logits: isLast(part) ? 'last' : 'none' }),
+    )
+    const done = parts.filter(isLast)
+    const logits = attempt(() => mixed.run({ decode: this.#decodeBatch(running), chunks }))
+    // All of them before any row moves: a move takes the positions that are filled.
+    for (const { sequence, tokens } of parts) {
+      this.#advance(sequence, tokens)
+    }
+    this.#commitDecode(running, logits)
+    const { vocabSize } = this.#runner
+    for (const [i, { sequence }] of done.entries()) {
+      const batchRow = running.length + i
+      this.#table.startRunning(sequence)
+      this.#draw(sequence, logits.subarray(batchRow * vocabSize, (batchRow + 1) * vocabSize))
+    }
+  }
+
+  /**
+   * Rows that wait for a mask have had their run: they repeat their newest token at its own position, which writes the same
+   * KV again, because the rows of a run are always 0 … n-1.
+   */
+  #decodeBatch(running: readonly Sequence[]): DecodeBatch {
     for (const [batchRow, sequence] of running.entries()) {
       const position = sequence.heldLogits === undefined ? sequence.filled : sequence.filled - 1
       this.#tokens[batchRow] = sequence.tokens[position] as number
       this.#positions[batchRow] = position
     }
-    const logits = attempt(() =>
-      this.#runner.decode({
-        tokens: this.#tokens.subarray(0, running.length),
-        positions: this.#positions.subarray(0, running.length),
-        adapterSlots: running.map((sequence) => sequence.adapterSlot),
-      }),
-    )
+    return {
+      tokens: this.#tokens.subarray(0, running.length),
+      positions: this.#positions.subarray(0, running.length),
+      adapterSlots: running.map((sequence) => sequence.adapterSlot),
+    }
+  }
+
+  #commitDecode(running: readonly Sequence[], logits: Float32Array): void {
     const { vocabSize } = this.#runner
     // From the last row to the first: a sequence that ends is replaced by the last one, whose turn has then been.
     for (let batchRow = running.length - 1; batchRow >= 0; batchRow--) {
@@ -124,8 +162,8 @@ export class StepRunner {
     return true
   }
 
-  /** The next `tokens` tokens of one prompt; with the last of them, the first draw. */
-  prefill(sequence: Sequence, tokens: number): void {
+  /** The next tokens of one prompt; with the last of them, the first draw. */
+  prefill({ sequence, tokens }: PromptPart): void {
     const { work } = sequence
     if (work.kind === 'embed') {
       this.#embed(sequence, work, tokens)
@@ -269,7 +307,6 @@ export class StepRunner {
     this.prefillTokens += tokens
   }
 
-  /** Row j of `logits` is the distribution of the token after position start + j. */
   /** `logits` are those after `tokens` tokens from position `start` on: each scores the next token of the prompt. */
   #scorePrompt(
     sequence: Sequence,
@@ -298,6 +335,7 @@ function chunkOf(sequence: Sequence, tokens: number) {
     tokens: sequence.tokens.subarray(sequence.filled, sequence.filled + tokens),
     startPosition: sequence.filled,
     adapterSlot: sequence.adapterSlot,
+    promptPositions: sequence.promptLength,
   }
 }
 

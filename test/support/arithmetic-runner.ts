@@ -4,7 +4,15 @@
  * wrong row, position or slot changes tokens. `arithmeticLogits` says what a sequence must see, without rows or slots.
  */
 
-import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../gpu-node/engine/engine-types.ts'
+import type {
+  DecodeBatch,
+  KvRange,
+  KvSnapshot,
+  MixedBatch,
+  MixedRuns,
+  ModelRunner,
+  PrefillChunk,
+} from '../../gpu-node/engine/engine-types.ts'
 import type { PackedAdapter } from '../../gpu-node/model/packed-adapter.ts'
 
 export interface ArithmeticOptions {
@@ -13,6 +21,8 @@ export interface ArithmeticOptions {
   vocabSize: number
   hiddenSize: number
   adapterSlots: number
+  /** Decoding rows and prompts run together, whatever their adapters. */
+  mixed?: boolean
 }
 
 export const SMALL_ARITHMETIC: ArithmeticOptions = {
@@ -69,6 +79,7 @@ export class ArithmeticRunner implements ModelRunner {
   readonly vocabSize: number
   readonly hiddenSize: number
   readonly adapterSlots: number
+  readonly mixed?: MixedRuns
   /** `[maxRows, maxPositions]`; integers below 2^24, exact in single precision. NaN until written. */
   readonly #kv: Float32Array
   /** NaN while the slot is empty. */
@@ -80,6 +91,9 @@ export class ArithmeticRunner implements ModelRunner {
     this.vocabSize = options.vocabSize
     this.hiddenSize = options.hiddenSize
     this.adapterSlots = options.adapterSlots
+    if (options.mixed === true) {
+      this.mixed = { takes: () => true, run: (batch) => this.#runMixed(batch) }
+    }
     this.#kv = new Float32Array(options.maxRows * options.maxPositions).fill(Number.NaN)
     this.#slots = new Float64Array(options.adapterSlots).fill(Number.NaN)
   }
@@ -96,6 +110,10 @@ export class ArithmeticRunner implements ModelRunner {
       return this.#states({ kvRow, tokens: Int32Array.of(token), startPosition, adapterSlot: adapterSlots[kvRow] })
     })
     return concatenate(rows.map(([state]) => logitsOf(state as number, this.vocabSize)))
+  }
+
+  #runMixed({ decode, chunks }: MixedBatch): Float32Array {
+    return concatenate([this.decode(decode), ...chunks.map((chunk) => this.prefill(chunk))])
   }
 
   hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array {

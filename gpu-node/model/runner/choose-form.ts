@@ -50,6 +50,12 @@ export function planDecode(
   return runs
 }
 
+/** Of a run in which rows decode and others prefill; `undefined` when some adapter has more than the kernel takes by token. */
+export function mixedForm(adapters: readonly AdapterTraits[]): RunForm | undefined {
+  const form = sharedForm(adapters)
+  return form.extras || adapters.some(({ kernel }) => !kernel) ? undefined : form
+}
+
 function sharedForm(rows: readonly (AdapterTraits | undefined)[]): RunForm {
   const adapters = rows.filter((adapter) => adapter?.kernel === true)
   if (adapters.length === 0) {

@@ -2,7 +2,15 @@
 
 import { createHash } from 'node:crypto'
 import { RingletError } from '../../../shared/errors.ts'
-import type { DecodeBatch, KvRange, KvSnapshot, ModelRunner, PrefillChunk } from '../../engine/engine-types.ts'
+import type {
+  DecodeBatch,
+  KvRange,
+  KvSnapshot,
+  MixedBatch,
+  MixedRuns,
+  ModelRunner,
+  PrefillChunk,
+} from '../../engine/engine-types.ts'
 import { OrtBinding } from '../../ort/binding.ts'
 import { OrtEnvironment } from '../../ort/environment.ts'
 import { formKey, type GraphForm, type KernelKv, type WeightFormat } from '../graph/graph-form.ts'
@@ -10,10 +18,11 @@ import { planWeights, type WeightPlan } from '../graph/weight-plan.ts'
 import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
 import { type WeightCache, weightCache } from '../weight-cache.ts'
 import { AdapterSlots } from './adapter-slots.ts'
-import { BASE_FORM, type DecodeRun, planDecode, type RunForm, soleForm } from './choose-form.ts'
+import { BASE_FORM, type DecodeRun, mixedForm, planDecode, type RunForm, soleForm } from './choose-form.ts'
 import { blocksEnd, KernelKvCache } from './kernel-kv-cache.ts'
 import { installKernels, type Kernels, NO_KERNELS } from './kernels.ts'
 import { GroupQueryKvCache, type KvCache } from './kv-cache.ts'
+import { orderMixed } from './mixed-order.ts'
 import { RopeChoice } from './rope-choice.ts'
 import { RowExtras } from './row-extras.ts'
 import { SavedHeads } from './saved-heads.ts'
@@ -86,6 +95,8 @@ export class OrtRunner implements ModelRunner {
   readonly vocabSize: number
   readonly hiddenSize: number
   readonly adapterSlots: number
+  /** Our own attention kernel takes a step's tokens in any order of rows and positions; ONNX Runtime's takes whole rows. */
+  readonly mixed?: MixedRuns
   /** How adapters are to be packed. */
   readonly adapterLayout: AdapterLayout
   readonly #dtype: WeightFormat
@@ -133,8 +144,14 @@ export class OrtRunner implements ModelRunner {
     this.#rowExtras = new RowExtras(environment, plan, options.maxRows)
     this.#heads = new SavedHeads(environment, decoder)
     this.#rope = new RopeChoice(decoder, options.maxRows)
-    this.#decodeIo = this.#createIo(options.maxRows, options.maxRows)
-    this.#prefillIo = this.#createIo(1, 1)
+    this.#decodeIo = this.#createIo({ tokens: options.maxRows, logits: options.maxRows })
+    this.#prefillIo = this.#createIo({ tokens: 1, logits: 1 })
+    if (this.#kernelKv !== undefined) {
+      this.mixed = {
+        takes: (adapterSlots) => this.#mixedForm(adapterSlots) !== undefined,
+        run: (batch) => this.#runMixed(batch),
+      }
+    }
   }
 
   /** What a step reads of the base, in the layout of the checkpoint's format; the kernels' own layout is as large. */
@@ -255,6 +272,46 @@ export class OrtRunner implements ModelRunner {
     return io
   }
 
+  #runMixed({ decode, chunks }: MixedBatch): Float32Array {
+    for (const { kvRow, startPosition, tokens, promptPositions } of chunks) {
+      this.#rope.choose(kvRow, promptPositions ?? startPosition + tokens.length)
+    }
+    const { tokens, logits } = orderMixed(decode, chunks)
+    const adapterSlots = tokens.map(({ adapterSlot }) => adapterSlot)
+    const runForm = this.#mixedForm(adapterSlots)
+    if (runForm === undefined) {
+      throw new RingletError('internal', 'a mixed run with an adapter that needs a run of its own')
+    }
+    const io = this.#prefillIoFor(tokens.length, logits)
+    for (const [i, { kvRow, token, position, adapterSlot }] of tokens.entries()) {
+      this.#enter(io, i, kvRow, token, position, adapterSlot)
+    }
+    const shape = { first: 0, rows: tokens.length, tokens: 1, hidden: logits, logits }
+    const form = this.#form(runForm)
+    const binding = this.#binding(this.#prefillBindings, formKey(form), form)
+    io.bind(binding, shape, form)
+    this.#kv.bind(binding, 0, this.maxRows)
+    io.prepare(shape, 0)
+    if (form.lora === 'kernel') {
+      io.setLoraRows(shape, (i) => this.#kernelAddress(adapterSlots[i]))
+      io.bindLoraRows(binding, shape, form.head)
+    }
+    binding.run()
+    return io.logits.subarray(0, logits * this.vocabSize)
+  }
+
+  /** `undefined`: some adapter needs runs of its own. */
+  #mixedForm(adapterSlots: readonly (number | undefined)[]): RunForm | undefined {
+    const adapters = adapterSlots.flatMap((slot) => (slot === undefined ? [] : this.#adapters.get(slot)))
+    return adapters.some(({ savedHead }) => savedHead !== undefined)
+      ? undefined
+      : mixedForm(adapters.map(({ traits }) => traits))
+  }
+
+  #kernelAddress(adapterSlot: number | undefined): bigint {
+    return adapterSlot === undefined ? 0n : this.#adapters.get(adapterSlot).address
+  }
+
   #planFor(adapterSlots: DecodeBatch['adapterSlots']): DecodeRun[] {
     const planned = this.#planned
     if (planned !== undefined && isSame(planned.adapterSlots, adapterSlots)) {
@@ -340,15 +397,15 @@ export class OrtRunner implements ModelRunner {
   #prefillIoFor(tokens: number, logits: number): StepIo {
     if (!this.#prefillIo.holds(tokens, logits)) {
       this.#prefillIo.dispose()
-      this.#prefillIo = this.#createIo(tokens, Math.max(logits, 1))
+      this.#prefillIo = this.#createIo(this.#prefillIo.most(tokens, Math.max(logits, 1)))
     }
     return this.#prefillIo
   }
 
-  #createIo(tokens: number, logits: number): StepIo {
+  #createIo(most: { tokens: number; logits: number }): StepIo {
     const { hiddenSize, vocabSize } = this
     const { usesPositionIds } = this.#rope
-    return new StepIo(this.#parts.environment, { hiddenSize, vocabSize, tokens, logits, usesPositionIds })
+    return new StepIo(this.#parts.environment, { hiddenSize, vocabSize, ...most, usesPositionIds })
   }
 }
 

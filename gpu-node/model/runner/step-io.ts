@@ -87,6 +87,11 @@ export class StepIo {
     return tokens <= this.#sizes.tokens && logits <= this.#sizes.logits
   }
 
+  /** Sizes of one that holds all that this one does, and these too. */
+  most(tokens: number, logits: number): { tokens: number; logits: number } {
+    return { tokens: Math.max(tokens, this.#sizes.tokens), logits: Math.max(logits, this.#sizes.logits) }
+  }
+
   /** Token `i` of the step: its row of the KV cache, its position, and its row of the rotary tables. */
   setToken(i: number, kvRow: number, position: number, ropeRow: number): void {
     const word = 2 * (TOKEN_HEADER_WORDS + TOKEN_WORDS * i)

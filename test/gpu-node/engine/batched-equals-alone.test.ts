@@ -72,13 +72,16 @@ const limits = fc.record({
   maxPassedOverMs: fc.constantFrom(5, 1_000_000),
 })
 
+const cases = fc.array(arrival, { minLength: 1, maxLength: 16, size: 'max' })
+
 test('each sequence gets the tokens that it gets alone, for any arrivals, adapters, lengths, aborts and chunk sizes', () => {
   let preemptions = 0
   let prefixHits = 0
   let rightGuesses = 0
   fc.assert(
-    fc.property(fc.array(arrival, { minLength: 1, maxLength: 16, size: 'max' }), limits, (arrivals, chosenLimits) => {
-      const harness = new EngineHarness({ runner: new ArithmeticRunner(SMALL_ARITHMETIC), limits: chosenLimits })
+    fc.property(cases, limits, fc.boolean(), (arrivals, chosenLimits, mixed) => {
+      const runner = new ArithmeticRunner({ ...SMALL_ARITHMETIC, mixed })
+      const harness = new EngineHarness({ runner, limits: chosenLimits })
       const pending = arrivals.map((one, i) => ({ ...one, id: `s${i}` }))
       const requests = new Map<string, SequenceRequest>()
       for (let step = 0; pending.some(({ id }) => harness.endings(id).length === 0); step++) {
@@ -124,7 +127,7 @@ test('each sequence gets the tokens that it gets alone, for any arrivals, adapte
       prefixHits += harness.engine.stats().prefixHitTokens
       rightGuesses += harness.engine.stats().rightGuesses
     }),
-    { numRuns: 150 },
+    { numRuns: 250 },
   )
   // The cases do reach the paths that move KV about.
   expect(preemptions).toBeGreaterThan(0)

@@ -37,7 +37,10 @@ function expectRightTokens(harness: EngineHarness, id: string): void {
   )
 }
 
-test('runs that fail now and then are repeated, and nobody notices', () => {
+/** Rows that decode and prompts apart, and together. */
+const runners = [SMALL_ARITHMETIC, { ...SMALL_ARITHMETIC, mixed: true }]
+
+test.each(runners)('runs that fail now and then are repeated, and nobody notices: %o', (options) => {
   const failing = fc.record({
     decode: fc.array(fc.boolean(), { minLength: 5, maxLength: 40 }),
     prefill: fc.array(fc.boolean(), { minLength: 5, maxLength: 40 }),
@@ -53,7 +56,7 @@ test('runs that fail now and then are repeated, and nobody notices', () => {
         }
         failed[call] = !failed[call] && (plan[call][calls[call]++] ?? false)
         return failed[call]
-      })
+      }, options)
       const harness = new EngineHarness({ runner })
       submitAll(harness)
       expect(run(harness)).toBe('idle')
@@ -66,7 +69,7 @@ test('runs that fail now and then are repeated, and nobody notices', () => {
   )
 })
 
-test('a prompt that the model cannot run fails alone', () => {
+test.each(runners)('a prompt that the model cannot run fails alone: %o', (options) => {
   let poisoned = false
   class Poisoned extends FaultyRunner {
     override prefill(chunk: Parameters<FaultyRunner['prefill']>[0]): Float32Array {
@@ -74,7 +77,7 @@ test('a prompt that the model cannot run fails alone', () => {
       return super.prefill(chunk)
     }
   }
-  const harness = new EngineHarness({ runner: new Poisoned((call) => call === 'prefill' && poisoned) })
+  const harness = new EngineHarness({ runner: new Poisoned((call) => call === 'prefill' && poisoned, options) })
   submitAll(harness)
   expect(run(harness)).toBe('idle')
   for (const id of IDS) {

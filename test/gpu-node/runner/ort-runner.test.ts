@@ -74,6 +74,10 @@ function alone(runner: OrtRunner, { adapterSlot, prompt, next }: Sequence): Floa
   )
 }
 
+const DORA_SLOT = RANKS.length - 1
+/** Adapters with extras by row have runs of their own. */
+const sharing = (adapterSlot: number | undefined) => (adapterSlot === DORA_SLOT ? 0 : adapterSlot)
+
 function expectClose(mine: Float32Array, right: Float32Array, tolerance = 1e-4): void {
   expect(mine.length).toBe(right.length)
   let worst = 0
@@ -114,6 +118,66 @@ describe.each(kinds)('the runner, our own kernels %s', async (kernels) => {
       }),
       { numRuns: 25 },
     )
+  })
+
+  test.skipIf(runner.mixed === undefined)('rows that decode and prompts in one run give what each gets alone', () => {
+    const batches = fc.tuple(
+      fc.array(sequence, { minLength: 0, maxLength: 3 }),
+      fc.array(sequence, { minLength: 1, maxLength: ROWS - 3 }),
+      fc.nat(20),
+    )
+    fc.assert(
+      fc.property(batches, ([decoding, prompts, cut]) => {
+        const together = [...decoding, ...prompts].map((it) => ({ ...it, adapterSlot: sharing(it.adapterSlot) }))
+        const right = together.map((it) => alone(runner, it))
+        for (const [kvRow, { prompt, adapterSlot }] of together.slice(0, decoding.length).entries()) {
+          runner.prefill({ kvRow, tokens: Int32Array.from(prompt), startPosition: 0, adapterSlot, logits: 'none' })
+        }
+        const running = together.slice(0, decoding.length)
+        // The prompts and one token more, whose logits `right` has, in two runs beside the others' first two tokens.
+        const texts = together.slice(decoding.length).map((it) => [...it.prompt, it.next[0]!])
+        for (const step of [0, 1]) {
+          const parts = texts.map((text, i) => {
+            const at = Math.min(cut, text.length - 1)
+            const [from, to] = step === 0 ? [0, at] : [at, text.length]
+            return { i, from, to }
+          })
+          const chunks = parts
+            .filter(({ from, to }) => to > from)
+            .map(({ i, from, to }) => ({
+              kvRow: decoding.length + i,
+              tokens: Int32Array.from(texts[i]!.slice(from, to)),
+              startPosition: from,
+              adapterSlot: together[decoding.length + i]!.adapterSlot,
+              logits: step === 0 ? ('none' as const) : ('last' as const),
+            }))
+          const logits = runner.mixed!.run({
+            decode: {
+              tokens: Int32Array.from(running, (it) => it.next[step]!),
+              positions: Int32Array.from(running, (it) => it.prompt.length + step),
+              adapterSlots: running.map((it) => it.adapterSlot),
+            },
+            chunks,
+          })
+          const rowOf = (row: number) => logits.subarray(row * runner.vocabSize, (row + 1) * runner.vocabSize)
+          expect(logits.length).toBe((decoding.length + (step === 0 ? 0 : texts.length)) * runner.vocabSize)
+          for (const row of running.keys()) {
+            expectClose(rowOf(row), right[row]![step]!)
+          }
+          for (const i of step === 0 ? [] : texts.keys()) {
+            expectClose(rowOf(decoding.length + i), right[decoding.length + i]![0]!)
+          }
+        }
+      }),
+      { numRuns: 40 },
+    )
+  })
+
+  test.skipIf(runner.mixed === undefined)('adapters with parts by row do not share a run, and say so', () => {
+    expect(runner.mixed!.takes([undefined, 0, 1])).toBe(true)
+    expect(runner.mixed!.takes([undefined, DORA_SLOT])).toBe(false)
+    const decode = { tokens: Int32Array.of(1), positions: Int32Array.of(0), adapterSlots: [DORA_SLOT] }
+    expect(() => runner.mixed!.run({ decode, chunks: [] })).toThrow(/a run of its own/)
   })
 
   test("adapters change the base's logits, each in its own way", () => {

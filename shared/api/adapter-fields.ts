@@ -3,7 +3,8 @@
 import { z } from 'zod'
 import { MAX_ADAPTER_ID_LENGTH, MERGE_STRATEGIES, SIGN_METHODS } from '../adapter-ref.ts'
 import { RingletError } from '../errors.ts'
-import { fieldInvalid, fieldUnknown, formatPath, type Path } from './body-parse.ts'
+import { fieldInvalid, formatPath, type Path } from './body-parse.ts'
+import { sortFields } from './field-rules.ts'
 import type { MergeFields, MergePartFields } from './generate-request.ts'
 
 /** Each part costs a load and a share of rank; PEFT users merge two to five. */
@@ -46,7 +47,7 @@ export type MergedAdapters = z.infer<typeof mergedAdaptersSchema>
 
 /** LoRAX's rules and messages for the counts; Ringlet's for what LoRAX takes silently (`density` absent, unknown names). */
 export function toMergeFields(given: MergedAdapters, path: Path): MergeFields {
-  checkKnown(given, MERGE_FIELDS, path)
+  sortFields(given, path, { known: MERGE_FIELDS })
   if (given.ids.length === 0) {
     throw fieldInvalid([...path, 'ids'], 'at least one adapter ID must be provided when setting `adapters`')
   }
@@ -86,15 +87,6 @@ function checkDensity(density: number | null | undefined, strategy: string, path
     throw mergeInvalid(path, `\`density\` must be > 0.0 and <= 1.0. Given: ${density}`)
   }
   return density
-}
-
-/** Refuses fields of an object that are not in `known`. */
-export function checkKnown(object: object, known: readonly string[], path: Path): void {
-  for (const name of Object.keys(object)) {
-    if (!known.includes(name)) {
-      throw fieldUnknown([...path, name], known)
-    }
-  }
 }
 
 /** A field that nobody knows and that may be meant to choose an adapter: ignoring it would answer with another model. */

@@ -3,7 +3,8 @@
 import { z } from 'zod'
 import { RingletError } from '../errors.ts'
 import { fieldInvalid, type Path } from './body-parse.ts'
-import type { ChatMessage, JsonValue, ToolChoice, ToolUse } from './generate-request.ts'
+import { sortFields } from './field-rules.ts'
+import type { ChatMessage, JsonValue, ToolCall, ToolChoice, ToolUse } from './generate-request.ts'
 
 /** OpenAI's caps. */
 const MAX_TOOLS = 128
@@ -23,19 +24,20 @@ export const chatMessageSchema = z.looseObject({
   name: z.string().max(256).nullish(),
   tool_calls: z
     .array(
-      z.object({
+      z.looseObject({
         id: z.string().max(256),
         type: z.literal('function').default('function'),
-        function: z.object({ name: z.string().max(256), arguments: z.string() }),
+        function: z.looseObject({ name: z.string().max(256), arguments: z.string() }),
       }),
     )
     .nullish(),
   tool_call_id: z.string().max(256).nullish(),
+  refusal: z.string().nullish(),
 })
 
-export const toolSchema = z.object({
+export const toolSchema = z.looseObject({
   type: z.literal('function'),
-  function: z.object({
+  function: z.looseObject({
     name: toolName,
     description: z.string().nullish(),
     parameters: z.record(z.string(), z.unknown()).nullish(),
@@ -48,39 +50,62 @@ export const toolsSchema = z.array(toolSchema).max(MAX_TOOLS)
 export const toolChoiceSchema = z.union(
   [
     z.enum(['none', 'auto', 'required']),
-    z.object({ type: z.literal('function'), function: z.object({ name: toolName }) }),
+    z.looseObject({ type: z.literal('function'), function: z.looseObject({ name: toolName }) }),
   ],
   { error: 'expected "none", "auto", "required" or {"type": "function", "function": {"name": …}}' },
 )
 
+type GivenMessage = z.infer<typeof chatMessageSchema>
+type GivenCall = NonNullable<GivenMessage['tool_calls']>[number]
+
+/** What chat templates of reasoning models read of an assistant's earlier turns; OpenAI's API has no place for it. */
+const TEMPLATE_FIELDS = ['reasoning_content', 'reasoning', 'thinking']
+const MESSAGE_FIELDS = ['role', 'content', 'name', 'tool_calls', 'tool_call_id', 'refusal', ...TEMPLATE_FIELDS]
+/** An assistant's reply may come back whole: its citations are no words of the conversation. */
+const MESSAGE_RULES = { known: MESSAGE_FIELDS, ignored: ['annotations'], refused: ['audio', 'function_call'] }
+
 /** Text parts are joined by line breaks; other parts are refused, since the served models read text alone. */
-export function toChatMessages(given: z.infer<typeof chatMessageSchema>[]): ChatMessage[] {
-  return given.map((message, i) => {
-    const { content, name, tool_calls, tool_call_id, ...further } = message
-    const text = Array.isArray(content) ? joinParts(content, ['messages', i, 'content']) : (content ?? null)
-    if (text === null && !(message.role === 'assistant' && tool_calls != null && tool_calls.length > 0)) {
-      throw fieldInvalid(
-        ['messages', i, 'content'],
-        `\`messages[${i}].content\`: a ${message.role} message needs content`,
-      )
+export function toChatMessages(given: GivenMessage[]): { messages: ChatMessage[]; ignored: string[] } {
+  const ignored: string[] = []
+  const messages = given.map((message, i): ChatMessage => {
+    const path = ['messages', i] as const
+    ignored.push(...sortFields(message, path, MESSAGE_RULES))
+    const { role, content, name, tool_calls, tool_call_id, refusal } = message
+    // OpenAI keeps an assistant's refusal beside the content; to a chat template it is what the assistant said.
+    const text = Array.isArray(content)
+      ? joinParts(content, [...path, 'content'], ignored)
+      : (content ?? refusal ?? null)
+    if (text === null && !(role === 'assistant' && tool_calls != null && tool_calls.length > 0)) {
+      throw fieldInvalid([...path, 'content'], `\`messages[${i}].content\`: a ${role} message needs content`)
     }
-    if (message.role === 'tool' && tool_call_id == null) {
-      throw fieldInvalid(
-        ['messages', i, 'tool_call_id'],
-        `\`messages[${i}].tool_call_id\`: a tool message names its call`,
-      )
+    if (role === 'tool' && tool_call_id == null) {
+      throw fieldInvalid([...path, 'tool_call_id'], `\`messages[${i}].tool_call_id\`: a tool message names its call`)
     }
+    const read = TEMPLATE_FIELDS.flatMap((field) => (message[field] == null ? [] : [[field, message[field]] as const]))
     return {
-      ...further,
+      ...Object.fromEntries(read),
+      role,
       content: text,
       ...(name == null ? {} : { name }),
-      ...(tool_calls == null || tool_calls.length === 0 ? {} : { tool_calls }),
+      ...(tool_calls == null || tool_calls.length === 0 ? {} : { tool_calls: toCalls(tool_calls, path, ignored) }),
       ...(tool_call_id == null ? {} : { tool_call_id }),
     }
   })
+  return { messages, ignored }
 }
 
-function joinParts(parts: z.infer<typeof contentPartSchema>[], path: Path): string {
+function toCalls(calls: readonly GivenCall[], path: Path, ignored: string[]): ToolCall[] {
+  return calls.map((call, i) => {
+    const at = [...path, 'tool_calls', i]
+    // A stream's deltas number the calls; the list's order says the same.
+    ignored.push(...sortFields(call, at, { known: ['id', 'type', 'function'], ignored: ['index'] }))
+    sortFields(call.function, [...at, 'function'], { known: ['name', 'arguments'] })
+    const { name, arguments: text } = call.function
+    return { id: call.id, type: call.type, function: { name, arguments: text } }
+  })
+}
+
+function joinParts(parts: z.infer<typeof contentPartSchema>[], path: Path, ignored: string[]): string {
   return parts
     .map((part, i) => {
       const text = part.type === 'text' ? part.text : part.type === 'refusal' ? part.refusal : undefined
@@ -88,6 +113,10 @@ function joinParts(parts: z.infer<typeof contentPartSchema>[], path: Path): stri
         const shown = part.type.slice(0, 32).replace(/[^\x20-\x7e]/g, '?')
         throw fieldInvalid([...path, i], `a content part of type '${shown}' is not supported: this model reads text`)
       }
+      // Prefixes are reused without being marked.
+      ignored.push(
+        ...sortFields(part, [...path, i], { known: ['type', part.type], ignored: ['prompt_cache_breakpoint'] }),
+      )
       return text
     })
     .join('\n')
@@ -100,6 +129,7 @@ export function toToolUse(
   parallel: boolean,
   prompt: string | undefined,
 ): ToolUse | undefined {
+  checkToolFields(tools ?? [], choice)
   const chosen: ToolChoice =
     choice == null
       ? { kind: 'auto' }
@@ -134,6 +164,22 @@ export function toToolUse(
     choice: chosen,
     parallel,
     ...(prompt === undefined ? {} : { prompt }),
+  }
+}
+
+/** OpenAI defines no field of a tool that could be left out without changing the answer. */
+function checkToolFields(
+  tools: z.infer<typeof toolsSchema>,
+  choice: z.infer<typeof toolChoiceSchema> | null | undefined,
+): void {
+  for (const [i, tool] of tools.entries()) {
+    sortFields(tool, ['tools', i], { known: ['type', 'function'] })
+    const known = ['name', 'description', 'parameters', 'strict']
+    sortFields(tool.function, ['tools', i, 'function'], { known })
+  }
+  if (typeof choice === 'object' && choice !== null) {
+    sortFields(choice, ['tool_choice'], { known: ['type', 'function'] })
+    sortFields(choice.function, ['tool_choice', 'function'], { known: ['name'] })
   }
 }
 

@@ -1,8 +1,9 @@
 /** Bodies of the routes that generate nothing: embeddings in LoRAX's and OpenAI's shape, and tokenize. */
 
 import { z } from 'zod'
-import { adapterIdSchema, checkKnown, couldNameAdapter, mergedAdaptersSchema, tokenSchema } from './adapter-fields.ts'
+import { adapterIdSchema, couldNameAdapter, mergedAdaptersSchema, tokenSchema } from './adapter-fields.ts'
 import { checkObject, fieldInvalid, fieldUnknown, parseBody } from './body-parse.ts'
+import { sortFields } from './field-rules.ts'
 import type { AdapterFields } from './generate-request.ts'
 import { toAdapterFields } from './lorax-request.ts'
 
@@ -81,7 +82,7 @@ export function parseEmbedRequest(body: unknown, route: EmbedRoute): ParsedEmbed
 function parseLoraxEmbed(body: unknown): ParsedEmbed {
   const given = parseBody(loraxEmbedSchema, body)
   const ignored = unknownFields(given, ['inputs', 'parameters'])
-  checkKnown(given.parameters ?? {}, ADAPTER_PARAMETERS, ['parameters'])
+  sortFields(given.parameters ?? {}, ['parameters'], { known: ADAPTER_PARAMETERS })
   const adapter = toAdapterFields(given.parameters ?? {})
   return { route: '/embed', adapter, inputs: [given.inputs], encoding: 'float', ignored }
 }
@@ -95,7 +96,7 @@ function parseOpenAiEmbed(body: unknown): ParsedEmbed {
     }
   }
   const given = parseBody(openAiEmbedSchema, body)
-  checkKnown(given.parameters ?? {}, ADAPTER_PARAMETERS, ['parameters'])
+  sortFields(given.parameters ?? {}, ['parameters'], { known: ADAPTER_PARAMETERS })
   const named = toAdapterFields(given.parameters ?? {})
   if (named.adapterId !== undefined && given.model !== '' && given.model !== named.adapterId) {
     throw fieldInvalid(['parameters', 'adapter_id'], '`model` and `parameters.adapter_id` name different adapters')

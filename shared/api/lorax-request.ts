@@ -7,18 +7,19 @@
 import { z } from 'zod'
 import {
   adapterIdSchema,
-  checkKnown,
   couldNameAdapter,
   mergedAdaptersSchema,
   tokenSchema,
   toMergeFields,
 } from './adapter-fields.ts'
 import { fieldInvalid, fieldUnknown, parseBody } from './body-parse.ts'
+import { sortFields } from './field-rules.ts'
 import {
   type AdapterFields,
   foldSeed,
   type GenerateRequest,
   type LoraxRoute,
+  type OutputFormat,
   type ParsedRequest,
   type SamplingFields,
 } from './generate-request.ts'
@@ -103,17 +104,18 @@ export function parseLoraxRequest(body: unknown, route: LoraxRoute, limits = DEF
     }
   }
   const parameters = given.parameters ?? {}
-  checkKnown(parameters, PARAMETER_NAMES, ['parameters'])
+  sortFields(parameters, ['parameters'], { known: PARAMETER_NAMES })
   const stream = route === '/generate_stream' || (compat && given.stream === true)
   const adapter = toAdapterFields(parameters)
-  const request = toGenerateRequest(given.inputs, parameters, stream, limits)
+  const reading = toOutputFormat(parameters.response_format, ['parameters', 'response_format'])
+  const request = toGenerateRequest(given.inputs, parameters, { stream, limits, format: reading.format })
   return {
     api: 'lorax',
     route,
     stream,
     adapter,
     request,
-    ignored,
+    ignored: [...ignored, ...reading.ignored],
     reply: {
       details: parameters.details ?? false,
       decoderInputDetails: parameters.decoder_input_details ?? false,
@@ -144,11 +146,16 @@ export function toAdapterFields(
   return fields
 }
 
+interface RequestContext {
+  stream: boolean
+  limits: LoraxLimits
+  format: OutputFormat | undefined
+}
+
 function toGenerateRequest(
   inputs: string,
   given: LoraxParameters,
-  stream: boolean,
-  limits: LoraxLimits,
+  { stream, limits, format }: RequestContext,
 ): GenerateRequest {
   const bestOf = given.best_of ?? 1
   checkBestOf(given, bestOf, stream, limits)
@@ -169,8 +176,6 @@ function toGenerateRequest(
   if (given.decoder_input_details && stream) {
     throw invalid('decoder_input_details', '`decoder_input_details` == true is not supported when streaming tokens')
   }
-  const format =
-    given.response_format == null ? undefined : toOutputFormat(given.response_format, ['parameters', 'response_format'])
   return {
     prompts: [
       given.apply_chat_template

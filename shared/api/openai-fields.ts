@@ -1,9 +1,9 @@
 /** What chat and plain completions share on `/v1`: sampling, stops, streams, adapters; and which fields are not served. */
 
 import { z } from 'zod'
-import { RingletError } from '../errors.ts'
 import { adapterIdSchema, mergedAdaptersSchema, tokenSchema, toMergeFields } from './adapter-fields.ts'
-import { fieldInvalid, fieldUnknown } from './body-parse.ts'
+import { fieldInvalid } from './body-parse.ts'
+import { sortFields } from './field-rules.ts'
 import { type AdapterFields, foldSeed, MAX_SEQUENCES_PER_REQUEST, type SamplingFields } from './generate-request.ts'
 import { logitBiasSchema, toLogitBias } from './logit-bias.ts'
 import { responseFormatSchema } from './output-format.ts'
@@ -15,7 +15,7 @@ export const commonFields = {
   model: adapterIdSchema,
   stream: z.boolean().nullish(),
   stream_options: z
-    .object({ include_usage: z.boolean().nullish(), include_obfuscation: z.boolean().nullish() })
+    .looseObject({ include_usage: z.boolean().nullish(), include_obfuscation: z.boolean().nullish() })
     .nullish(),
   n: z.int().min(1).max(MAX_SEQUENCES_PER_REQUEST).nullish(),
   temperature: z.number().min(0).max(2).nullish(),
@@ -70,29 +70,16 @@ const REFUSED = [
 
 /** Refuses what would change the answer, tells what would not; `known` are the schema's own fields. */
 export function sortUnknownFields(body: Record<string, unknown>, known: readonly string[]): string[] {
-  const ignored: string[] = []
-  for (const [name, value] of Object.entries(body)) {
-    if (known.includes(name) || value === null) {
-      continue
-    }
-    if ((IGNORED as readonly string[]).includes(name)) {
-      ignored.push(name)
-    } else if (name === 'modalities' && Array.isArray(value) && value.every((modality) => modality === 'text')) {
-      ignored.push(name)
-    } else if ((REFUSED as readonly string[]).includes(name) || name === 'modalities') {
-      throw new RingletError('field_invalid', `\`${name}\` is not supported`, { param: name })
-    } else {
-      throw fieldUnknown([name], [...known, ...IGNORED])
-    }
-  }
-  if (hasObfuscation(body.stream_options)) {
-    ignored.push('stream_options.include_obfuscation')
-  }
-  return ignored
+  const { modalities } = body
+  const textAlone = Array.isArray(modalities) && modalities.every((modality) => modality === 'text')
+  const served = textAlone ? [...IGNORED, 'modalities'] : IGNORED
+  const refused = textAlone ? REFUSED : [...REFUSED, 'modalities']
+  return sortFields(body, [], { known, ignored: served, refused })
 }
 
-function hasObfuscation(options: unknown): boolean {
-  return typeof options === 'object' && options !== null && 'include_obfuscation' in options
+/** Of `stream_options`: padding against a listener on the wire is OpenAI's own measure. */
+export function sortStreamOptions(options: Common['stream_options']): string[] {
+  return sortFields(options ?? {}, ['stream_options'], { known: ['include_usage'], ignored: ['include_obfuscation'] })
 }
 
 export function toOpenAiAdapter(given: Common): AdapterFields {

@@ -8,6 +8,7 @@ import { MAX_SEQUENCES_PER_REQUEST } from './generate-request.ts'
 import {
   checkSequenceCount,
   commonFields,
+  sortStreamOptions,
   sortUnknownFields,
   toIncludeUsage,
   toOpenAiAdapter,
@@ -71,8 +72,9 @@ export interface ParsedOpenAi extends ParsedRequest {
 
 export function parseChatRequest(body: unknown): ParsedOpenAi {
   checkObject(body)
-  const ignored = sortUnknownFields(body, Object.keys(chatRequestSchema.shape))
+  const unused = sortUnknownFields(body, Object.keys(chatRequestSchema.shape))
   const given = parseBody(chatRequestSchema, body)
+  const chat = toChatMessages(given.messages)
   const includeUsage = toIncludeUsage(given)
   if (given.top_logprobs && !given.logprobs) {
     throw fieldInvalid(['top_logprobs'], '`top_logprobs` needs `logprobs`: true')
@@ -92,6 +94,7 @@ export function parseChatRequest(body: unknown): ParsedOpenAi {
     given.tool_prompt ?? undefined,
   )
   const choices = given.n ?? 1
+  const common = toCommonRequest(given)
   const templateVariables: Record<string, JsonValue> = {
     // What JSON.parse made is JSON.
     ...(given.chat_template_kwargs as Record<string, JsonValue> | null | undefined),
@@ -102,10 +105,10 @@ export function parseChatRequest(body: unknown): ParsedOpenAi {
     route: '/v1/chat/completions',
     stream: given.stream ?? false,
     adapter: toOpenAiAdapter(given),
-    ignored,
+    ignored: [...unused, ...common.ignored, ...chat.ignored],
     request: {
-      ...toCommonRequest(given),
-      prompts: [{ kind: 'chat', messages: toChatMessages(given.messages), templateVariables }],
+      ...common.request,
+      prompts: [{ kind: 'chat', messages: chat.messages, templateVariables }],
       choices,
       bestOf: choices,
       echoPrompt: false,
@@ -123,7 +126,7 @@ const DEFAULT_COMPLETION_TOKENS = 16
 
 export function parseCompletionRequest(body: unknown): ParsedOpenAi {
   checkObject(body)
-  const ignored = sortUnknownFields(body, Object.keys(completionRequestSchema.shape))
+  const unused = sortUnknownFields(body, Object.keys(completionRequestSchema.shape))
   const given = parseBody(completionRequestSchema, body)
   const includeUsage = toIncludeUsage(given)
   const choices = given.n ?? 1
@@ -138,14 +141,15 @@ export function parseCompletionRequest(body: unknown): ParsedOpenAi {
   const prompts = toPrompts(given.prompt)
   checkSequenceCount(prompts.length, bestOf, 'n')
   const echoPrompt = given.echo ?? false
+  const common = toCommonRequest(given)
   return {
     api: 'openai',
     route: '/v1/completions',
     stream,
     adapter: toOpenAiAdapter(given),
-    ignored,
+    ignored: [...unused, ...common.ignored],
     request: {
-      ...toCommonRequest(given),
+      ...common.request,
       prompts,
       choices,
       bestOf,
@@ -158,16 +162,22 @@ export function parseCompletionRequest(body: unknown): ParsedOpenAi {
   }
 }
 
-function toCommonRequest(
-  given: ChatRequest | CompletionRequest,
-): Pick<GenerateRequest, 'sampling' | 'stop' | 'keepStopText' | 'ignoreEos' | 'format'> {
-  const format = given.response_format == null ? undefined : toOutputFormat(given.response_format, ['response_format'])
+interface CommonReading {
+  request: Pick<GenerateRequest, 'sampling' | 'stop' | 'keepStopText' | 'ignoreEos' | 'format'>
+  ignored: string[]
+}
+
+function toCommonRequest(given: ChatRequest | CompletionRequest): CommonReading {
+  const { format, ignored } = toOutputFormat(given.response_format, ['response_format'])
   return {
-    sampling: toOpenAiSampling(given),
-    stop: toStop(given.stop),
-    keepStopText: false,
-    ignoreEos: given.ignore_eos_token ?? false,
-    ...(format === undefined ? {} : { format }),
+    ignored: [...sortStreamOptions(given.stream_options), ...ignored],
+    request: {
+      sampling: toOpenAiSampling(given),
+      stop: toStop(given.stop),
+      keepStopText: false,
+      ignoreEos: given.ignore_eos_token ?? false,
+      ...(format === undefined ? {} : { format }),
+    },
   }
 }
 

@@ -93,6 +93,75 @@ describe('a chat body', () => {
     expect(refusal(() => chat(fields))).toEqual([code, param])
   })
 
+  test('lists what has no effect in nested objects too', () => {
+    const echoed = {
+      role: 'assistant',
+      content: [{ type: 'text', text: 'a', prompt_cache_breakpoint: { mode: 'explicit' } }],
+      annotations: [],
+      audio: null,
+      function_call: null,
+      tool_calls: [{ index: 0, id: 'c', type: 'function', function: { name: 'weather', arguments: '{}' } }],
+    }
+    const parsed = chat({
+      stream: true,
+      stream_options: { include_usage: true, include_obfuscation: false },
+      messages: [...messages, echoed],
+      response_format: { type: 'json_schema', json_schema: { name: 'n', description: 'd', schema: {} } },
+    })
+    expect(parsed.ignored).toEqual([
+      'stream_options.include_obfuscation',
+      'response_format.json_schema.description',
+      'messages[1].annotations',
+      'messages[1].content[0].prompt_cache_breakpoint',
+      'messages[1].tool_calls[0].index',
+    ])
+  })
+
+  test('an assistant’s refusal is what it said', () => {
+    const refused = { role: 'assistant', content: null, refusal: 'I cannot.' }
+    const [prompt] = chat({ messages: [...messages, refused] }).request.prompts
+    expect(prompt).toMatchObject({ messages: [{}, { role: 'assistant', content: 'I cannot.' }] })
+  })
+
+  const call = { id: 'c', type: 'function', function: { name: 'weather', arguments: '{}' } }
+  test.each([
+    [{ stream: true, stream_options: { include_usge: true } }, 'field_unknown', 'stream_options.include_usge'],
+    [{ response_format: { type: 'json_object', shema: {} } }, 'field_unknown', 'response_format.shema'],
+    [
+      { response_format: { type: 'json_schema', json_schema: { name: 'n', schem: {} } } },
+      'field_unknown',
+      'response_format.json_schema.schem',
+    ],
+    [{ response_format: { type: 'text', schema: {} } }, 'field_invalid', 'response_format.schema'],
+    [{ response_format: { type: 'regex', regex: 'a', grammar: 'b' } }, 'field_invalid', 'response_format.grammar'],
+    [{ tools: [{ ...tool, functon: {} }] }, 'field_unknown', 'tools[0].functon'],
+    [
+      { tools: [{ type: 'function', function: { name: 'f', parametres: {} } }] },
+      'field_unknown',
+      'tools[0].function.parametres',
+    ],
+    [
+      { tools: [tool], tool_choice: { type: 'function', function: { name: 'weather', n: 1 } } },
+      'field_unknown',
+      'tool_choice.function.n',
+    ],
+    [{ messages: [{ role: 'user', content: 'x', nane: 'y' }] }, 'field_unknown', 'messages[0].nane'],
+    [{ messages: [{ role: 'assistant', content: 'x', audio: { id: 'a' } }] }, 'field_invalid', 'messages[0].audio'],
+    [
+      { messages: [{ role: 'user', content: [{ type: 'text', text: 'x', txt: 'y' }] }] },
+      'field_unknown',
+      'messages[0].content[0].txt',
+    ],
+    [
+      { messages: [{ role: 'assistant', tool_calls: [{ ...call, function: { ...call.function, args: '' } }] }] },
+      'field_unknown',
+      'messages[0].tool_calls[0].function.args',
+    ],
+    [{ temprature: null }, 'field_unknown', 'temprature'],
+  ])('%j is refused, nested as it is', (fields, code, param) => {
+    expect(refusal(() => chat(fields))).toEqual([code, param])
+  })
+
   test('without model or messages names the missing field', () => {
     expect(refusal(() => parseChatRequest({ messages }))).toEqual(['field_invalid', 'model'])
     expect(refusal(() => parseChatRequest({ model: 'm' }))).toEqual(['field_invalid', 'messages'])

@@ -52,7 +52,7 @@ export function addAdapterRoutes(app: Hono, context: NodeContext, guard: TicketG
       await engine.pinAdapter(lease.packed)
       await engine.freshStats()
     } catch (error) {
-      adapters.unpin(listing.ref)
+      await adapters.unpin(listing.digest)
       throw error
     } finally {
       lease.release()
@@ -62,7 +62,7 @@ export function addAdapterRoutes(app: Hono, context: NodeContext, guard: TicketG
 
   app.post('/adapters/unpin', async (c) => {
     const ticket = await guard(c.req.raw.headers, ['admin'])
-    const listing = adapters.unpin(await readName(c, ticket))
+    const listing = await adapters.unpin(await readName(c, ticket))
     await engine.unpinAdapter(listing.digest)
     return c.json(listed(listing))
   })

@@ -1,6 +1,5 @@
 /** Embeddings: the pooled last hidden state with the adapter applied, normalised; LoRAX's and OpenAI's shapes. */
 
-import { setImmediate as otherWork } from 'node:timers/promises'
 import type { Hono } from 'hono'
 import pLimit from 'p-limit'
 import { type EmbedRoute, type ParsedEmbed, parseEmbedRequest } from '../../shared/api/embed-request.ts'
@@ -10,7 +9,7 @@ import type { Ticket } from '../../shared/ticket.ts'
 import type { PackedAdapter } from '../model/packed-adapter.ts'
 import { readAdapterTokens } from './delivered.ts'
 import type { NodeContext } from './node-context.ts'
-import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
+import { type PreparedPrompt, preparePrompts } from './prepare-prompt.ts'
 import { readJsonBody } from './read-body.ts'
 import { adapterHeaders, countHeaders, ignoredHeader } from './reply-headers.ts'
 import type { TicketGuard } from './ticket-guard.ts'
@@ -57,14 +56,10 @@ async function embedAll(
     throw new RingletError('field_invalid', message, { param: 'dimensions' })
   }
   const limits = { maxPositions: spec.maxPositions, vocabSize: spec.vocabSize, maxNewTokens: undefined }
-  const prompts: PreparedPrompt[] = []
-  for (const input of parsed.inputs) {
-    const prompt =
-      typeof input === 'string' ? { kind: 'text' as const, text: input } : { kind: 'tokens' as const, tokens: input }
-    prompts.push(preparePrompt(prompt, {}, limits, context))
-    // Thousands of long texts take seconds to encode; streams go on between them.
-    await otherWork()
-  }
+  const inputs = parsed.inputs.map((input) =>
+    typeof input === 'string' ? { kind: 'text' as const, text: input } : { kind: 'tokens' as const, tokens: input },
+  )
+  const prompts = await preparePrompts(inputs, {}, limits, context, signal)
   const lease =
     ticket.adapter.kind === 'base'
       ? undefined

@@ -16,7 +16,7 @@ import { toolGrammar, toToolError } from '../tools/tool-grammar.ts'
 import type { ToolParser } from '../tools/tool-parser.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
 import type { NodeContext } from './node-context.ts'
-import { type PreparedPrompt, preparePrompt } from './prepare-prompt.ts'
+import { type PreparedPrompt, preparePrompts } from './prepare-prompt.ts'
 import { RunningGeneration } from './running-generation.ts'
 import { checkLogitBias } from './sequence-request.ts'
 
@@ -89,7 +89,7 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
     vocabSize: context.engine.spec.vocabSize,
     maxNewTokens: ticket.limits.maxNewTokens,
   }
-  const prompts = request.prompts.map((prompt) => preparePrompt(prompt, request, limits, context))
+  const prompts = await preparePrompts(request.prompts, request, limits, context, input.signal)
   const timings: GenerationTimings = { arrivedAt, preparedAt: context.clock.steady() }
   const [lease, grammar] = await bothOrNeither(acquireAdapter(context, input), acquireGrammar(context, input))
   const release = (): void => {

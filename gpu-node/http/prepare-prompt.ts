@@ -1,5 +1,6 @@
 /** A prompt as asked to the tokens that the model reads, with the length rules of the route's API. */
 
+import { setImmediate as otherWork } from 'node:timers/promises'
 import type { GenerateRequest, PromptInput } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
@@ -28,9 +29,30 @@ export interface PromptParts {
   toolFormat: ToolFormat
 }
 
-export function preparePrompt(
+type Lengths = Pick<GenerateRequest, 'maxNewTokens' | 'truncate' | 'toolUse'>
+
+/** Encoding many prompts takes seconds: streams go on between them, and a client that leaves ends it. */
+export async function preparePrompts(
+  prompts: readonly PromptInput[],
+  request: Lengths,
+  limits: PromptLimits,
+  parts: PromptParts,
+  signal: AbortSignal,
+): Promise<PreparedPrompt[]> {
+  const prepared: PreparedPrompt[] = []
+  for (const prompt of prompts) {
+    if (prepared.length > 0) {
+      await otherWork()
+      signal.throwIfAborted()
+    }
+    prepared.push(preparePrompt(prompt, request, limits, parts))
+  }
+  return prepared
+}
+
+function preparePrompt(
   prompt: PromptInput,
-  request: Pick<GenerateRequest, 'maxNewTokens' | 'truncate' | 'toolUse'>,
+  request: Lengths,
   limits: PromptLimits,
   parts: PromptParts,
 ): PreparedPrompt {

@@ -11,6 +11,7 @@ import { createHomeFetch } from './adapters/sources/http-home.ts'
 import { openAdapterStore } from './adapters/store/open-store.ts'
 import type { NodeConfig } from './config.ts'
 import type { EngineClient } from './engine/engine-client.ts'
+import { DEFAULT_LIMITS, type EngineLimits } from './engine/engine-limits.ts'
 import type { NodeDescription } from './fleet/heartbeats.ts'
 import { GrammarService } from './grammar/grammar-service.ts'
 import { grammarVocabulary } from './grammar/grammar-vocabulary.ts'
@@ -77,7 +78,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
   const { engine, dtype, device } = opened
   onProgress('opening the adapters', 0)
   const modelName = config.modelName ?? nameOfModel(config.model)
-  const adapters = await openStore(config, directory, modelName, opened)
+  const adapters = await openStore(options, directory, modelName, opened)
   const identity: NodeIdentity = {
     nodeId: config.nodeId,
     baseModel: modelName,
@@ -156,16 +157,16 @@ async function readSpec(directory: string, config: NodeConfig, log: Logger) {
   return { spec: { ...spec, maxPositions: Math.min(spec.maxPositions, config.maxPositions) }, decoder }
 }
 
-function engineLimits(config: NodeConfig) {
+export function engineLimits(config: NodeConfig): Partial<EngineLimits> {
   return {
     maxWaiting: config.maxWaiting,
-    ...(config.prefillChunk === undefined ? {} : { largestChunk: config.prefillChunk }),
-    ...(config.prefixCacheBytes === undefined ? {} : { prefixCacheBytes: config.prefixCacheBytes }),
+    prefillChunk: config.prefillChunk ?? DEFAULT_LIMITS.prefillChunk,
+    prefixCacheBytes: config.prefixCacheBytes ?? DEFAULT_LIMITS.prefixCacheBytes,
   }
 }
 
 function openStore(
-  config: NodeConfig,
+  { config, log }: BuildOptions,
   directory: string,
   modelName: string,
   { engine, adapterLayout }: OpenEngine,
@@ -177,6 +178,14 @@ function openStore(
     ramBytes: config.adapterRamBytes,
     ...config.sources,
     adapterRoots: config.adapterRoots,
+    onRestored: (pin) => {
+      const warn = (error: unknown) => log.warn({ adapter: pin.ref, err: error }, 'a pinned adapter is not back')
+      if ('error' in pin) {
+        warn(pin.error)
+      } else {
+        engine.pinAdapter(pin.packed).catch(warn)
+      }
+    },
     engineResident: () => new Set(engine.stats().residentAdapters.map((adapter) => adapter.digest)),
     preload: config.preload.map((name) => {
       const parsed = parseAdapterName(name)

@@ -71,10 +71,10 @@ export interface AdapterStore {
   acquire(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterLease>
   /** As `acquire` without a lease. */
   prefetch(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing>
-  /** Loads it and keeps it in RAM and on disk until `unpin`. */
+  /** Loads it and keeps it in RAM and on disk until `unpin`, over restarts too. */
   pin(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing>
   /** By digest or by any of its refs; throws adapter_not_found. */
-  unpin(name: string): AdapterListing
+  unpin(name: string): Promise<AdapterListing>
   /** Forgets it in RAM and on disk; throws `conflict` while it is leased or pinned. */
   unload(name: string): Promise<AdapterListing>
   list(): AdapterListing[]

@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { engineLimits } from '../../gpu-node/build-node.ts'
 import { type NodeConfig, readConfig } from '../../gpu-node/config.ts'
+import { DEFAULT_LIMITS } from '../../gpu-node/engine/engine-limits.ts'
 
 const read = (argv: string[] = [], environment: Record<string, string> = {}): NodeConfig => {
   const config = readConfig(argv, 4, environment)
@@ -33,6 +35,16 @@ describe('the node’s settings', () => {
     expect(config.adapterRoots.map((root) => root.split('/').at(-1))).toEqual(['a', 'b'])
     expect(config.ticketKeys?.keys.map(({ id }) => id)).toEqual(['new', 'old'])
     expect(config.sources.hub).toEqual({ endpoint: 'https://huggingface.co', offline: true })
+  })
+
+  test('reach the engine under the names that it reads', () => {
+    const limits = engineLimits(read(['--prefill-chunk', '33', '--prefix-cache', '0', '--max-waiting', '9']))
+    expect({ ...DEFAULT_LIMITS, ...limits }).toEqual({
+      ...DEFAULT_LIMITS,
+      prefillChunk: 33,
+      prefixCacheBytes: 0,
+      maxWaiting: 9,
+    })
   })
 
   test.each([

@@ -29,7 +29,12 @@ export interface DownloadOptions {
   sleep?: (ms: number, signal: AbortSignal) => Promise<void>
 }
 
-const progressSchema = z.object({ contentKey: z.string(), ranges: z.record(z.string(), z.array(z.number().int())) })
+const count = z.number().int().nonnegative()
+/** Of each file, by range: how many of its bytes, from its start on, are on disk. */
+const progressSchema = z.object({
+  contentKey: z.string(),
+  received: z.record(z.string(), z.record(z.string().regex(/^\d+$/), count)),
+})
 
 /** `directory` is this content's own place; what an earlier call left there is used. */
 export async function downloadAdapter(
@@ -54,9 +59,7 @@ export async function downloadAdapter(
     ),
     failed,
   )
-  for (const file of adapter.files) {
-    await verify(adapter, file, join(directory, file.name), journal)
-  }
+  await verifyAll(adapter, directory, journal)
 }
 
 interface Transfer extends DownloadOptions {
@@ -70,6 +73,8 @@ async function downloadFile(adapter: ResolvedAdapter, file: SourceFile, transfer
   const handle = await openForWriting(join(transfer.directory, file.name))
   const failed = new AbortController()
   const signal = AbortSignal.any([transfer.signal, failed.signal])
+  // A journal without its file says nothing.
+  const { size: onDisk } = await handle.stat()
   try {
     const ranges = Array.from({ length: Math.ceil(file.bytes / RANGE_BYTES) }, (_, index) => index)
     await allSettledOrThrow(
@@ -78,12 +83,13 @@ async function downloadFile(adapter: ResolvedAdapter, file: SourceFile, transfer
           signal.throwIfAborted()
           const start = index * RANGE_BYTES
           const end = Math.min(start + RANGE_BYTES, file.bytes)
-          if (transfer.journal.has(file.name, index)) {
-            transfer.advance(end - start)
-            return
+          const known = Math.max(0, Math.min(transfer.journal.received(file.name, index), end - start, onDisk - start))
+          transfer.advance(known)
+          if (known < end - start) {
+            const received = (bytes: number) => transfer.journal.note(file.name, index, known + bytes)
+            const rest = { start: start + known, end, received }
+            await downloadRange(adapter, file, handle, rest, { ...transfer, signal })
           }
-          await downloadRange(adapter, file, handle, { start, end }, { ...transfer, signal })
-          await transfer.journal.add(file.name, index)
         }),
       ),
       failed,
@@ -95,13 +101,42 @@ async function downloadFile(adapter: ResolvedAdapter, file: SourceFile, transfer
   }
 }
 
-/** Goes on after the last byte received; gives up after `ATTEMPTS` without any. */
+interface Range {
+  start: number
+  end: number
+  /** Called once with what has arrived and is on disk, whole or not. */
+  received: (bytes: number) => Promise<void>
+}
+
 async function downloadRange(
   adapter: ResolvedAdapter,
   file: SourceFile,
   handle: FileHandle,
-  range: { start: number; end: number },
+  range: Range,
   transfer: Transfer,
+): Promise<void> {
+  let bytes = 0
+  try {
+    await receiveRange(adapter, file, range, transfer, async (chunk) => {
+      await handle.write(chunk, 0, chunk.byteLength, range.start + bytes)
+      bytes += chunk.byteLength
+    })
+  } finally {
+    if (bytes > 0) {
+      // What the journal names must outlive a machine that stops: not every home says what the bytes should be.
+      await handle.datasync()
+      await range.received(bytes)
+    }
+  }
+}
+
+/** Goes on after the last byte received; gives up after `ATTEMPTS` without any. */
+async function receiveRange(
+  adapter: ResolvedAdapter,
+  file: SourceFile,
+  range: Range,
+  transfer: Transfer,
+  take: (chunk: Uint8Array) => Promise<void>,
 ): Promise<void> {
   const sleep = transfer.sleep ?? defaultSleep
   let { start } = range
@@ -110,7 +145,7 @@ async function downloadRange(
     const before = start
     try {
       for await (const chunk of file.read(start, range.end, transfer.signal)) {
-        await handle.write(chunk, 0, chunk.byteLength, start)
+        await take(chunk)
         start += chunk.byteLength
         transfer.advance(chunk.byteLength)
       }
@@ -133,7 +168,24 @@ async function downloadRange(
   }
 }
 
-async function verify(adapter: ResolvedAdapter, file: SourceFile, path: string, journal: Journal): Promise<void> {
+/** Every damaged file is forgotten, so that the next call fetches all of them and no other; the first is what is thrown. */
+async function verifyAll(adapter: ResolvedAdapter, directory: string, journal: Journal): Promise<void> {
+  let first: RingletError | undefined
+  for (const file of adapter.files) {
+    const damage = await findDamage(file, join(directory, file.name))
+    if (damage !== undefined) {
+      await journal.forget(file.name)
+      const text = `${file.name} of ${formatAdapterRef(adapter.ref)} arrived damaged: ${damage}`
+      first ??= new RingletError('adapter_home_unreachable', text, { retryAfterSeconds: 5 })
+    }
+  }
+  if (first !== undefined) {
+    throw first
+  }
+}
+
+/** `undefined`: the file is what its home says. */
+async function findDamage(file: SourceFile, path: string): Promise<string | undefined> {
   const { size } = await stat(path)
   const hashes = {
     sha256: createHash('sha256'),
@@ -152,37 +204,33 @@ async function verify(adapter: ResolvedAdapter, file: SourceFile, path: string, 
   for (const [kind, expected] of wanted) {
     const actual = hashes[kind].digest('hex')
     if (size !== file.bytes || actual !== expected) {
-      await journal.forget(file.name)
-      const name = formatAdapterRef(adapter.ref)
-      throw new RingletError(
-        'adapter_home_unreachable',
-        `${file.name} of ${name} arrived damaged: ${kind} ${actual} of ${size} bytes, its home says ${expected} of ${file.bytes}`,
-        { retryAfterSeconds: 5 },
-      )
+      return `${kind} ${actual} of ${size} bytes, its home says ${expected} of ${file.bytes}`
     }
   }
+  return undefined
 }
 
 interface Journal {
-  has(file: string, range: number): boolean
-  add(file: string, range: number): Promise<void>
+  /** Bytes of a range that are on disk. */
+  received(file: string, range: number): number
+  note(file: string, range: number, bytes: number): Promise<void>
   forget(file: string): Promise<void>
 }
 
-/** Which ranges are on disk, written after each; a crash loses at most the ranges under way. */
+/** What is on disk, written when a range ends or breaks; a crash loses at most the ranges under way. */
 async function openJournal(directory: string, contentKey: string): Promise<Journal> {
   const path = join(directory, PROGRESS_FILE)
   const known = progressSchema.safeParse(await readJson(path)).data
-  const done = new Map<string, Set<number>>()
+  const files = new Map<string, Map<string, number>>()
   if (known?.contentKey === contentKey) {
-    for (const [file, ranges] of Object.entries(known.ranges)) {
-      done.set(file, new Set(ranges))
+    for (const [file, ranges] of Object.entries(known.received)) {
+      files.set(file, new Map(Object.entries(ranges)))
     }
   }
   let writing = Promise.resolve()
   const save = () => {
-    const ranges = Object.fromEntries([...done].map(([file, indexes]) => [file, [...indexes]]))
-    const text = JSON.stringify({ contentKey, ranges })
+    const received = Object.fromEntries([...files].map(([file, ranges]) => [file, Object.fromEntries(ranges)]))
+    const text = JSON.stringify({ contentKey, received })
     writing = writing.then(async () => {
       await writeFile(`${path}.new`, text, { mode: 0o600 })
       await rename(`${path}.new`, path)
@@ -190,13 +238,13 @@ async function openJournal(directory: string, contentKey: string): Promise<Journ
     return writing
   }
   return {
-    has: (file, range) => done.get(file)?.has(range) ?? false,
-    add: (file, range) => {
-      done.set(file, (done.get(file) ?? new Set()).add(range))
+    received: (file, range) => files.get(file)?.get(String(range)) ?? 0,
+    note: (file, range, bytes) => {
+      files.set(file, (files.get(file) ?? new Map()).set(String(range), bytes))
       return save()
     },
     forget: (file) => {
-      done.delete(file)
+      files.delete(file)
       return save()
     },
   }

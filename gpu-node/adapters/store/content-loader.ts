@@ -3,7 +3,7 @@
  * that several callers want at once runs once; a failure that is one caller's (his token) is his alone.
  */
 
-import { formatAdapterRef } from '../../../shared/adapter-ref.ts'
+import { formatAdapterRef, parseAdapterName } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { AdapterTier } from '../../../shared/fleet.ts'
 import type { AcquireOptions, LoadProgress } from '../adapter-store.ts'
@@ -14,7 +14,7 @@ import type { MergeRecipe } from '../merge/merge.ts'
 import type { ResolvedAdapter } from '../sources/adapter-source.ts'
 import { downloadAdapter } from '../sources/download.ts'
 import type { ContentIndex } from './content-index.ts'
-import type { DiskTier } from './disk-tier.ts'
+import type { DiskEntry, DiskTier } from './disk-tier.ts'
 import { FairPool } from './fair-pool.ts'
 import type { PackedTier } from './packed-tier.ts'
 import type { RamEntry, RamTier } from './ram-tier.ts'
@@ -90,7 +90,8 @@ export class ContentLoader {
       throw new DamagedContentError('the content has left this node meanwhile')
     }
     if (resolved.directory !== undefined) {
-      return { ...(await this.#inPlace(resolved, resolved.directory, options, lease)), tier: 'disk' }
+      // Read at its home, as what is fetched: no tier had it.
+      return { ...(await this.#inPlace(resolved, resolved.directory, options, lease)), tier: 'remote' }
     }
     return { ...(await this.#fetch(located, resolved, options, lease)), tier: 'remote' }
   }
@@ -101,7 +102,7 @@ export class ContentLoader {
     const { resolved } = located
     if (resolved?.directory !== undefined) {
       const digest = index.digestOf(located.contentKey) ?? (await this.#identify(resolved, resolved.directory, options))
-      return { digest, directory: resolved.directory, release: () => undefined, tier: 'disk' }
+      return { digest, directory: resolved.directory, release: () => undefined, tier: 'remote' }
     }
     let tier: AdapterTier = 'disk'
     let digest = index.digestOf(located.contentKey)
@@ -133,15 +134,20 @@ export class ContentLoader {
     return { ...(await taken), tier: 'ram' }
   }
 
-  /** A merge that was made before; `undefined` when it was not. */
+  /** Content that is here in any form, a merge that was made before too; `undefined` when it is not. */
   async holdKnown(digest: string, options: AcquireOptions): Promise<Held | undefined> {
-    const { ram } = this.#options
+    const { ram, disk } = this.#options
     const inRam = ram.lease(digest, options.tenantId)
     if (inRam !== undefined) {
       return { ...inRam, tier: 'ram' }
     }
-    const unpacked = await this.#fromPacked(digest, options, () => ram.lease(digest, options.tenantId)!)
-    return unpacked && { ...unpacked, tier: 'disk' }
+    const lease = () => ram.lease(digest, options.tenantId)!
+    const unpacked = await this.#fromPacked(digest, options, lease)
+    if (unpacked !== undefined) {
+      return { ...unpacked, tier: 'disk' }
+    }
+    const files = disk.get(digest)
+    return files && { ...(await this.#fromDisk(digest, locatedOf(files.manifest), options, lease)), tier: 'disk' }
   }
 
   abort(reason: unknown): void {
@@ -175,7 +181,12 @@ export class ContentLoader {
     }
   }
 
-  #fromDisk<T>(digest: string, located: Located, options: AcquireOptions, take: (result: LoadResult) => T): Promise<T> {
+  #fromDisk<T>(
+    digest: string,
+    located: Located | undefined,
+    options: AcquireOptions,
+    take: (result: LoadResult) => T,
+  ): Promise<T> {
     const { disk, pool } = this.#options
     const start = async (run: Run<LoadProgress>) => {
       const lease = disk.lease(digest, options.tenantId)
@@ -277,6 +288,7 @@ export class ContentLoader {
     }
     try {
       run.progress({ phase: 'download', ref: name, receivedBytes: 0, totalBytes: bytes })
+      await disk.settle()
       await downloadAdapter(resolved, directory, {
         signal: run.signal,
         onProgress: (receivedBytes, totalBytes) =>
@@ -340,6 +352,15 @@ export class ContentLoader {
 
 function waiting({ tenantId, signal, onProgress }: AcquireOptions) {
   return { tenantId, signal, onProgress }
+}
+
+/** As it was known when it was stored. */
+function locatedOf({ contentKeys, names }: DiskEntry['manifest']): Located | undefined {
+  const [contentKey] = contentKeys
+  const name = names[0] === undefined ? undefined : parseAdapterName(names[0])
+  return contentKey === undefined || name?.kind !== 'ref'
+    ? undefined
+    : { contentKey, exact: name.ref, resolved: undefined }
 }
 
 /** What another caller's token may do better. */

@@ -31,7 +31,6 @@ export interface DiskEntry {
   readonly manifest: Manifest
   readonly bytes: number
   leases: number
-  pinned: boolean
   lastUsed: number
   tenantId: string
 }
@@ -47,6 +46,7 @@ export interface Fetched {
 
 /** Other files within the same budget. */
 export interface PackedFiles {
+  /** Those being written included. */
   usedBytes: number
   evictables(): Evictable[]
   /** By the evictable's key. */
@@ -58,6 +58,7 @@ export interface DiskTierOptions {
   budgetBytes: number
   staleAfterMs: number
   now: () => number
+  isPinned: (digest: string) => boolean
   onEvict: (digest: string) => void
 }
 
@@ -136,11 +137,19 @@ export class DiskTier {
     }
   }
 
-  /** A directory of its own for this content; what an earlier fetch left there is kept. `undefined`: there is no room. */
+  /**
+   * A directory of its own for this content, its bytes reserved; what an earlier fetch left there is kept. `undefined`: there
+   * is no room. What had to leave for it is gone from the disk once `settle` has resolved.
+   */
   beginFetch(contentKey: string, bytes: number, tenantId: string): string | undefined {
     const directory = join(this.#options.directory, 'incoming', createHash('sha256').update(contentKey).digest('hex'))
+    const earlier = this.#incoming.get(directory)
     this.#incoming.delete(directory)
     if (!this.makeRoom(bytes, tenantId)) {
+      if (earlier !== undefined) {
+        // Its bytes are there still.
+        this.#incoming.set(directory, earlier)
+      }
       return undefined
     }
     this.#incoming.set(directory, { bytes, active: true, lastUsed: this.#options.now() })
@@ -247,7 +256,7 @@ export class DiskTier {
       bytes: entry.bytes,
       lastUsed: entry.lastUsed,
       tenantId: entry.tenantId,
-      held: entry.leases > 0 || entry.pinned,
+      held: entry.leases > 0 || this.#options.isPinned(key),
     }))
     const wanted = { budgetBytes, bytes, tenantId, now: now(), staleAfterMs }
     const packed = this.#packed?.evictables() ?? []
@@ -263,6 +272,17 @@ export class DiskTier {
       }
     }
     return victims !== undefined
+  }
+
+  /** What must hold and does not; a budget that became smaller counts once `makeRoom(0, …)` has applied it. */
+  violations(): string[] {
+    const { budgetBytes } = this.#options
+    const used = this.usedBytes
+    const leases = [...this.#entries].filter(([, entry]) => entry.leases < 0)
+    return [
+      ...(used > budgetBytes ? [`${used} bytes on disk are beyond the budget of ${budgetBytes}`] : []),
+      ...leases.map(([digest, entry]) => `the files of ${digest} have ${entry.leases} leases`),
+    ]
   }
 
   /** Waits for writes and removals under way. */
@@ -334,7 +354,7 @@ async function readEntry(directory: string): Promise<DiskEntry | undefined> {
 
 function toEntry(directory: string, manifest: Manifest, lastUsed: number, tenantId: string): DiskEntry {
   const bytes = Object.values(manifest.files).reduce((sum, size) => sum + size, 0)
-  return { directory, manifest, bytes, leases: 0, pinned: false, lastUsed, tenantId }
+  return { directory, manifest, bytes, leases: 0, lastUsed, tenantId }
 }
 
 async function writeManifest(entry: DiskEntry): Promise<void> {

@@ -1,7 +1,7 @@
 /** Builds an adapter store from its settings; gpu-node/config.ts fills them from the environment. */
 
-import type { AdapterSource } from '../../../shared/adapter-ref.ts'
-import type { AdapterLayout } from '../../model/packed-adapter.ts'
+import { type AdapterSource, selectionKey } from '../../../shared/adapter-ref.ts'
+import type { AdapterLayout, PackedAdapter } from '../../model/packed-adapter.ts'
 import type { AcquireOptions, AdaptedSelection, AdapterStore } from '../adapter-store.ts'
 import { LoaderPool } from '../loader/loader-pool.ts'
 import { packKey } from '../loader/pack-key.ts'
@@ -17,6 +17,7 @@ import { ContentIndex } from './content-index.ts'
 import { ContentLoader } from './content-loader.ts'
 import { DiskTier } from './disk-tier.ts'
 import { PackedTier } from './packed-tier.ts'
+import { type Pin, Pins } from './pins.ts'
 import { RamTier } from './ram-tier.ts'
 import { Resolver } from './resolver.ts'
 import { TieredStore } from './tiered-store.ts'
@@ -56,6 +57,8 @@ export interface AdapterStoreConfig {
   engineResident?: () => ReadonlySet<string>
   /** Loaded before the store opens for callers; a failure is thrown. */
   preload?: readonly { selection: AdaptedSelection; options: AcquireOptions; pin?: boolean }[]
+  /** What became of the pins of an earlier process; those whose content must be fetched come when it has been. */
+  onRestored?: (pin: { ref: string } & ({ packed: PackedAdapter } | { error: unknown })) => void
   now?: () => number
   /** For adapters' homes over HTTP; undici's with time limits when absent. */
   fetch?: Fetch
@@ -69,8 +72,10 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
   }
   try {
     const index = new ContentIndex()
-    const tiers = await openTiers(config, index, pool, readers)
-    const store = buildStore(config, index, tiers, pool, closeThreads)
+    const pins = await Pins.open(config.cacheDirectory)
+    const tiers = await openTiers(config, index, pool, readers, pins)
+    const store = buildStore(config, index, tiers, pins, pool, closeThreads)
+    await restorePins(store, tiers, pins, config)
     await preload(store, config)
     return store
   } catch (error) {
@@ -104,6 +109,7 @@ async function openTiers(
   index: ContentIndex,
   pool: LoaderPool,
   readers: PackedReaders,
+  pins: Pins,
 ): Promise<Tiers> {
   const { baseDigest, layout } = await pool.ready()
   const now = config.now ?? Date.now
@@ -115,14 +121,16 @@ async function openTiers(
     }
   }
   const directory = config.cacheDirectory
-  const ram = new RamTier({ budgetBytes: config.ramBytes, staleAfterMs, now, onEvict })
-  const disk = await DiskTier.open({ directory, budgetBytes: config.diskBytes, staleAfterMs, now, onEvict })
+  const common = { staleAfterMs, now, onEvict, isPinned: (digest: string) => pins.has(digest) }
+  const ram = new RamTier({ ...common, budgetBytes: config.ramBytes })
+  const disk = await DiskTier.open({ ...common, directory, budgetBytes: config.diskBytes })
   const packed = await PackedTier.open({
     directory,
     key: packKey(baseDigest, layout),
     now,
     makeRoom: (bytes, tenantId) => disk.makeRoom(bytes, tenantId),
     readers,
+    isPinned: common.isPinned,
     onEvict,
   })
   disk.attach(packed)
@@ -152,6 +160,7 @@ function buildStore(
   config: AdapterStoreConfig,
   index: ContentIndex,
   tiers: Tiers,
+  pins: Pins,
   pool: LoaderPool,
   closeThreads: () => Promise<void>,
 ): TieredStore {
@@ -180,6 +189,7 @@ function buildStore(
     index,
     resolver,
     loader,
+    pins,
     engineResident: config.engineResident ?? (() => new Set()),
     closeHomes: async () => {
       s3.close()
@@ -188,10 +198,35 @@ function buildStore(
   })
 }
 
+/** A node does not open before what it holds is back; what must be fetched comes later, or its home would decide over the start. */
+async function restorePins(
+  store: TieredStore,
+  { disk, packed }: Tiers,
+  pins: Pins,
+  config: AdapterStoreConfig,
+): Promise<void> {
+  const restore = async (pin: Pin) => {
+    const ref = selectionKey(pin.selection)
+    try {
+      const lease = await store.restore(pin)
+      config.onRestored?.({ ref, packed: lease.packed })
+      lease.release()
+    } catch (error) {
+      config.onRestored?.({ ref, error })
+    }
+  }
+  for (const pin of pins.all()) {
+    const restored = restore(pin)
+    if (disk.get(pin.digest) !== undefined || packed.get(pin.digest) !== undefined) {
+      await restored
+    }
+  }
+}
+
 async function preload(store: TieredStore, config: AdapterStoreConfig): Promise<void> {
   try {
     for (const { selection, options, pin } of config.preload ?? []) {
-      await (pin ? store.pin(selection, options) : store.prefetch(selection, options))
+      await (pin ? store.pinForNow(selection, options) : store.prefetch(selection, options))
     }
   } catch (error) {
     await store.close()

@@ -22,18 +22,31 @@ interface Placed {
   at: number
 }
 
-/** Returns the sizes of file and data. Between pieces the thread is free for others. */
-export async function writePackedFile(
-  path: string,
-  packed: PackedAdapter,
-  notes: PackedFileNotes,
-): Promise<{ bytes: number; dataBytes: number }> {
+export interface PackedFilePlan {
+  /** Of the whole file, and of the adapter's data in it. */
+  bytes: number
+  dataBytes: number
+  buffers: readonly Placed[]
+  toHeader: (pieces: readonly string[]) => Buffer<ArrayBuffer>
+}
+
+export function planPackedFile(packed: PackedAdapter, notes: PackedFileNotes): PackedFilePlan {
   const { adapter, buffers, dataBytes } = layOut(packed)
-  const toHeader = (pieces: string[]) =>
-    Buffer.from(JSON.stringify({ ...notes, adapter, dataBytes, pieces } satisfies PackedHeader))
-  // Hashes have one length, so the header's is known before them.
-  const pieces = Array<string>(Math.ceil(dataBytes / PIECE_BYTES)).fill('0'.repeat(64))
-  const dataStart = PACKED_HEAD_BYTES + toHeader(pieces).length
+  const toHeader = (pieces: readonly string[]) =>
+    Buffer.from(JSON.stringify({ ...notes, adapter, dataBytes, pieces: [...pieces] } satisfies PackedHeader))
+  return { bytes: PACKED_HEAD_BYTES + toHeader(noHashes(dataBytes)).length + dataBytes, dataBytes, buffers, toHeader }
+}
+
+/** Hashes have one length, so the header's is known before them. */
+function noHashes(dataBytes: number): string[] {
+  return Array<string>(Math.ceil(dataBytes / PIECE_BYTES)).fill('0'.repeat(64))
+}
+
+/** Between pieces the thread is free for others. */
+export async function writePackedFile(path: string, plan: PackedFilePlan): Promise<void> {
+  const { bytes, dataBytes, buffers, toHeader } = plan
+  const pieces = noHashes(dataBytes)
+  const dataStart = bytes - dataBytes
   const handle = await open(path, 'w', 0o600)
   try {
     for (let index = 0; index < pieces.length; index++) {
@@ -48,7 +61,6 @@ export async function writePackedFile(
     head.writeUInt32LE(header.length, 4)
     head.write(await sha256(header), 8, 'hex')
     await handle.write(Buffer.concat([head, header]), 0, dataStart, 0)
-    return { bytes: dataStart + dataBytes, dataBytes }
   } finally {
     await handle.close()
   }

@@ -10,7 +10,7 @@ import { DamagedContentError } from '../loader/damaged-content.ts'
 import type { PackedReaders } from '../loader/packed-readers.ts'
 import type { PackedFiles } from './disk-tier.ts'
 import type { Evictable } from './eviction.ts'
-import { type PackedFileNotes, readPackedFile, writePackedFile } from './packed-file.ts'
+import { type PackedFileNotes, planPackedFile, readPackedFile, writePackedFile } from './packed-file.ts'
 
 export interface PackedTierOptions {
   /** The disk tier's directory. */
@@ -20,6 +20,7 @@ export interface PackedTierOptions {
   /** Room within the disk tier's budget. */
   makeRoom: (bytes: number, tenantId: string) => boolean
   readers: PackedReaders
+  isPinned: (digest: string) => boolean
   onEvict: (digest: string) => void
 }
 
@@ -29,7 +30,6 @@ interface PackedEntry {
   rank: number
   lastUsed: number
   tenantId: string
-  pinned: boolean
   notes: PackedFileNotes
 }
 
@@ -43,6 +43,8 @@ export class PackedTier implements PackedFiles {
   readonly #entries = new Map<string, PackedEntry>()
   #writing: Promise<void> = Promise.resolve()
   #waiting = 0
+  /** Of the file being written: reserved before its first byte. */
+  #reservedBytes = 0
 
   private constructor(options: PackedTierOptions) {
     this.#options = options
@@ -112,7 +114,7 @@ export class PackedTier implements PackedFiles {
   }
 
   get usedBytes(): number {
-    return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+    return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, this.#reservedBytes)
   }
 
   evict(key: string): Promise<void> {
@@ -120,13 +122,15 @@ export class PackedTier implements PackedFiles {
   }
 
   evictables(): Evictable[] {
-    return [...this.#entries].map(([key, { bytes, lastUsed, tenantId, pinned }]) => ({
+    const entries = [...this.#entries].map(([key, { bytes, lastUsed, tenantId }]) => ({
       key: `${PREFIX}${key}`,
       bytes,
       lastUsed,
       tenantId,
-      held: pinned,
+      held: this.#options.isPinned(key),
     }))
+    const writing = { key: `${PREFIX}being written`, bytes: this.#reservedBytes, lastUsed: 0, tenantId: '', held: true }
+    return this.#reservedBytes === 0 ? entries : [...entries, writing]
   }
 
   async settle(): Promise<void> {
@@ -135,18 +139,26 @@ export class PackedTier implements PackedFiles {
 
   async #write(packed: PackedAdapter, notes: PackedFileNotes, tenantId: string): Promise<void> {
     const { digest, rank } = packed
-    if (this.#entries.has(digest) || !this.#options.makeRoom(packed.bytes, tenantId)) {
+    if (this.#entries.has(digest)) {
       return
     }
+    const plan = planPackedFile(packed, notes)
+    const { bytes, dataBytes } = plan
+    if (!this.#options.makeRoom(bytes, tenantId)) {
+      return
+    }
+    this.#reservedBytes = bytes
     const path = `${this.#path(digest)}.new`
     try {
-      const sizes = await writePackedFile(path, packed, notes)
+      await writePackedFile(path, plan)
       await rename(path, this.#path(digest))
       const lastUsed = this.#options.now()
-      this.#entries.set(digest, { ...sizes, rank, lastUsed, tenantId, pinned: false, notes })
+      this.#entries.set(digest, { bytes, dataBytes, rank, lastUsed, tenantId, notes })
     } catch (error) {
       await rm(path, { force: true })
       throw error
+    } finally {
+      this.#reservedBytes = 0
     }
   }
 
@@ -158,7 +170,7 @@ export class PackedTier implements PackedFiles {
       // A header that is whole says where the data ends, and only its last piece can be missing.
       if (/^[0-9a-f]{64}$/.test(name) && size > dataBytes) {
         const notes = { rank, contentKeys, names }
-        const entry = { bytes: size, dataBytes, rank, lastUsed: mtimeMs, tenantId: '', pinned: false, notes }
+        const entry = { bytes: size, dataBytes, rank, lastUsed: mtimeMs, tenantId: '', notes }
         this.#entries.set(name, entry)
         return
       }

@@ -7,7 +7,6 @@ import { chooseVictims } from './eviction.ts'
 export interface RamEntry {
   readonly packed: PackedAdapter
   leases: number
-  pinned: boolean
   lastUsed: number
   tenantId: string
 }
@@ -16,6 +15,7 @@ export interface RamTierOptions {
   budgetBytes: number
   staleAfterMs: number
   now: () => number
+  isPinned: (digest: string) => boolean
   /** Called after an entry has left. */
   onEvict: (digest: string) => void
 }
@@ -88,7 +88,7 @@ export class RamTier {
     for (const digest of victims) {
       this.remove(digest)
     }
-    const entry: RamEntry = { packed, leases: 0, pinned: false, lastUsed: now(), tenantId }
+    const entry: RamEntry = { packed, leases: 0, lastUsed: now(), tenantId }
     this.#entries.set(packed.digest, entry)
     this.#usedBytes += packed.bytes
     return entry
@@ -127,7 +127,7 @@ export class RamTier {
       bytes: entry.packed.bytes,
       lastUsed: entry.lastUsed,
       tenantId: entry.tenantId,
-      held: entry.leases > 0 || entry.pinned,
+      held: entry.leases > 0 || this.#options.isPinned(key),
     }))
   }
 }

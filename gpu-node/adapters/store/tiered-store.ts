@@ -1,6 +1,12 @@
 /** The adapter store over its tiers: leases for callers, pins, unloading, the list. */
 
-import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionKey } from '../../../shared/adapter-ref.ts'
+import {
+  type AdapterRef,
+  type AdapterSelection,
+  formatAdapterRef,
+  selectionKey,
+  selectionRefs,
+} from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import { ADAPTER_TIERS, type AdapterTier } from '../../../shared/fleet.ts'
 import { digestMerge } from '../adapter-digest.ts'
@@ -12,6 +18,7 @@ import type { ContentIndex } from './content-index.ts'
 import type { ContentLoader, Held, HeldFiles } from './content-loader.ts'
 import type { DiskTier } from './disk-tier.ts'
 import type { PackedTier } from './packed-tier.ts'
+import type { Pin, Pins } from './pins.ts'
 import type { RamTier } from './ram-tier.ts'
 import type { Located, Resolver } from './resolver.ts'
 
@@ -22,6 +29,7 @@ export interface TieredStoreParts {
   index: ContentIndex
   resolver: Resolver
   loader: ContentLoader
+  pins: Pins
   engineResident: () => ReadonlySet<string>
   closeHomes: () => Promise<void>
 }
@@ -37,6 +45,8 @@ interface Acquired extends Held {
 
 /** Stored files may be damaged or evicted while they are asked for; each time there is less to go wrong. */
 const ATTEMPTS = 3
+/** Whose use a restored pin counts as. */
+const OPERATOR = 'operator'
 
 export class TieredStore implements AdapterStore {
   readonly #parts: TieredStoreParts
@@ -50,12 +60,16 @@ export class TieredStore implements AdapterStore {
     const startedAt = performance.now()
     this.#checkOpen()
     options.signal?.throwIfAborted()
-    const { entry, release, tier, refs, name } =
+    const acquired =
       selection.kind === 'single'
         ? await this.#acquireOne(selection.ref, options)
         : await this.#acquireMerge(selection, options)
+    this.#parts.index.addName(acquired.entry.packed.digest, acquired.name)
+    return this.#toLease(acquired, startedAt)
+  }
+
+  #toLease({ entry, release, tier, refs }: Acquired, startedAt: number): AdapterLease {
     const { digest, rank, bytes } = entry.packed
-    this.#parts.index.addName(digest, name)
     return {
       digest,
       rank,
@@ -75,16 +89,36 @@ export class TieredStore implements AdapterStore {
   }
 
   async pin(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing> {
-    const lease = await this.acquire(selection, options)
-    this.#setPinned(lease.digest, true)
-    lease.release()
-    return this.#listing(lease.digest)
+    return this.#pin(selection, options, true)
   }
 
-  unpin(name: string): AdapterListing {
-    const digest = this.#byName(name)
-    this.#setPinned(digest, false)
+  /** As `pin`, for as long as this process lives. */
+  async pinForNow(selection: AdaptedSelection, options: AcquireOptions): Promise<AdapterListing> {
+    return this.#pin(selection, options, false)
+  }
+
+  async unpin(name: string): Promise<AdapterListing> {
+    const digest = this.#parts.pins.find(name) ?? this.#byName(name)
+    await this.#parts.pins.remove(digest)
     return this.#listing(digest)
+  }
+
+  /** Content pinned before a restart, back in RAM; where no tier holds it any more, from its home as far as no token is needed. */
+  async restore({ digest, selection }: Pin): Promise<AdapterLease> {
+    const options = { tenantId: OPERATOR, tokens: {} }
+    const held = await this.#parts.loader.holdKnown(digest, options)
+    if (held !== undefined) {
+      return this.#toLease(
+        { ...held, refs: selectionRefs(selection), name: selectionKey(selection) },
+        performance.now(),
+      )
+    }
+    const lease = await this.acquire(selection, options)
+    if (lease.digest !== digest) {
+      lease.release()
+      throw new RingletError('adapter_not_found', 'its home has other content now')
+    }
+    return lease
   }
 
   async unload(name: string): Promise<AdapterListing> {
@@ -107,8 +141,9 @@ export class TieredStore implements AdapterStore {
   }
 
   list(): AdapterListing[] {
-    const { ram, disk, packed } = this.#parts
-    const digests = new Set([ram, disk, packed].flatMap((tier) => [...tier.entries()].map(([digest]) => digest)))
+    const { ram, disk, packed, pins } = this.#parts
+    const held = [ram, disk, packed].flatMap((tier) => [...tier.entries()].map(([digest]) => digest))
+    const digests = new Set([...held, ...pins.all().map(({ digest }) => digest)])
     return [...digests].map((digest) => this.#listing(digest)).sort((a, b) => b.lastUsed - a.lastUsed)
   }
 
@@ -127,7 +162,7 @@ export class TieredStore implements AdapterStore {
 
   /** What must hold and does not; for tests and the idle check. */
   violations(): string[] {
-    return this.#parts.ram.violations()
+    return [...this.#parts.ram.violations(), ...this.#parts.disk.violations()]
   }
 
   async #acquireOne(ref: AdapterRef, options: AcquireOptions): Promise<Acquired> {
@@ -151,8 +186,8 @@ export class TieredStore implements AdapterStore {
       const refs = files.map((file) => file.exact)
       const digest = mergeDigest(recipe, digests)
       const known = await loader.holdKnown(digest, options)
-      const held = known ?? (await loader.holdMerge(digest, recipe, files, options))
-      return { ...held, tier: farthest(files), refs, name: mergeName(selection, refs) }
+      const held = known ?? { ...(await loader.holdMerge(digest, recipe, files, options)), tier: farthest(files) }
+      return { ...held, refs, name: mergeName(selection, refs) }
     } finally {
       release(files)
     }
@@ -243,13 +278,14 @@ export class TieredStore implements AdapterStore {
     index.addName(digest, names[0]!)
   }
 
-  #setPinned(digest: string, pinned: boolean): void {
-    const { ram, disk, packed } = this.#parts
-    for (const entry of [ram.get(digest), disk.get(digest), packed.get(digest)]) {
-      if (entry !== undefined) {
-        entry.pinned = pinned
-      }
+  async #pin(selection: AdaptedSelection, options: AcquireOptions, kept: boolean): Promise<AdapterListing> {
+    const lease = await this.acquire(selection, options)
+    try {
+      await this.#parts.pins.add({ digest: lease.digest, selection }, kept)
+    } finally {
+      lease.release()
     }
+    return this.#listing(lease.digest)
   }
 
   #byName(name: string): string {
@@ -265,11 +301,14 @@ export class TieredStore implements AdapterStore {
   }
 
   #listing(digest: string): AdapterListing {
-    const { ram, disk, packed, index } = this.#parts
+    const { ram, disk, packed, index, pins } = this.#parts
     const inRam = ram.get(digest)
     const files = disk.get(digest)
     const whole = packed.get(digest)
-    const refs = index.names(digest)
+    const known = index.names(digest)
+    const pin = pins.all().find((candidate) => candidate.digest === digest)
+    // Pinned content that no tier holds yet is known by its pin alone.
+    const refs = known.length > 0 || pin === undefined ? known : [selectionKey(pin.selection)]
     return {
       ref: refs[0] ?? digest,
       refs,
@@ -278,7 +317,7 @@ export class TieredStore implements AdapterStore {
       bytes: inRam?.packed.bytes ?? files?.bytes ?? whole?.bytes ?? 0,
       tier: this.#tier(digest, inRam !== undefined, files !== undefined || whole !== undefined),
       leases: inRam?.leases ?? 0,
-      pinned: [inRam, files, whole].some((entry) => entry?.pinned),
+      pinned: pin !== undefined,
       lastUsed: Math.max(...[inRam, files, whole].map((entry) => entry?.lastUsed ?? 0)),
     }
   }

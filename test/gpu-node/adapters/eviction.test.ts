@@ -100,14 +100,15 @@ describe('RAM tier', () => {
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
         let now = 0
         const evicted: string[] = []
+        const pinned = new Set<string>()
         const tier = new RamTier({
           budgetBytes: 100,
           staleAfterMs: 20,
           now: () => now,
+          isPinned: (digest) => pinned.has(digest),
           onEvict: (digest) => evicted.push(digest),
         })
         const leases = new Map<string, (() => void)[]>()
-        const pinned = new Set<string>()
         for (const { act, which, bytes, tenantId } of steps) {
           now++
           const digest = `d${which}`
@@ -123,12 +124,10 @@ describe('RAM tier', () => {
             leases.set(digest, lease === undefined ? held : [...held, lease.release])
           } else if (act === 'release') {
             held.pop()?.()
-          } else {
-            const entry = tier.get(digest)
-            if (entry !== undefined) {
-              entry.pinned = act === 'pin'
-              entry.pinned ? pinned.add(digest) : pinned.delete(digest)
-            }
+          } else if (act === 'pin' && tier.get(digest) !== undefined) {
+            pinned.add(digest)
+          } else if (act === 'unpin') {
+            pinned.delete(digest)
           }
           expect(tier.violations()).toEqual([])
           for (const kept of [...pinned, ...[...leases].filter(([, all]) => all.length > 0).map(([key]) => key)]) {

@@ -7,6 +7,7 @@ import { sharedBytes, type WeightFile, WeightFileError } from '../../../gpu-node
 import { parseWeightFile } from '../../../gpu-node/adapters/weight-file.ts'
 import { type Checkpoint, openCheckpoint } from '../../../gpu-node/model/checkpoint.ts'
 import { adapterFiles, LLAMA_BASE, temporaryDirectory, writeFiles } from '../../support/golden-fixtures.ts'
+import { configOf, mutate, mutation } from './mutations.ts'
 
 let base: Checkpoint
 let scratch: { path: string; remove: () => Promise<void> }
@@ -27,60 +28,6 @@ function parse(file: string, bytes: Uint8Array): Promise<WeightFile> {
   const shared = sharedBytes(bytes.length)
   shared.set(bytes)
   return parseWeightFile(file, shared, LIMITS)
-}
-
-const ORIGINALS: [string, Uint8Array][] = [
-  ['adapter_model.safetensors', adapterFiles('regex-r1')['adapter_model.safetensors']!],
-  ['adapter_model.bin', adapterFiles('all-r4-bin', 'adapter_model.bin')['adapter_model.bin']!],
-  ['adapter_model.bin', adapterFiles('all-r4-bin-legacy', 'adapter_model.bin')['adapter_model.bin']!],
-]
-
-/** Bytes changed, pieces cut out, doubled or swapped: mostly near the start, where the descriptions are. */
-const mutation = fc.record({
-  which: fc.nat(ORIGINALS.length - 1),
-  edits: fc.array(
-    fc.record({
-      kind: fc.constantFrom('set', 'cut', 'double', 'flip', 'end'),
-      at: fc.oneof(fc.double({ min: 0, max: 0.15, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true })),
-      length: fc.integer({ min: 1, max: 64 }),
-      byte: fc.integer({ min: 0, max: 255 }),
-    }),
-    { minLength: 1, maxLength: 6 },
-  ),
-})
-
-function mutate({
-  which,
-  edits,
-}: {
-  which: number
-  edits: { kind: string; at: number; length: number; byte: number }[]
-}): [string, Uint8Array] {
-  const [name, original] = ORIGINALS[which]!
-  let bytes = Buffer.from(original)
-  for (const { kind, at, length, byte } of edits) {
-    const position = Math.min(Math.floor(at * bytes.length), Math.max(bytes.length - 1, 0))
-    const before = bytes.subarray(0, position)
-    const piece = bytes.subarray(position, position + length)
-    const after = bytes.subarray(position + length)
-    switch (kind) {
-      case 'set':
-        bytes = Buffer.concat([before, Buffer.alloc(piece.length, byte), after])
-        break
-      case 'flip':
-        bytes = Buffer.concat([before, piece.map((value) => value ^ (1 << (byte & 7))), after])
-        break
-      case 'cut':
-        bytes = Buffer.concat([before, after])
-        break
-      case 'double':
-        bytes = Buffer.concat([before, piece, piece, after])
-        break
-      default:
-        bytes = bytes.subarray(0, position)
-    }
-  }
-  return [name, bytes]
 }
 
 describe('1,000 mutated files', () => {
@@ -111,11 +58,7 @@ describe('1,000 mutated files', () => {
     await fc.assert(
       fc.asyncProperty(mutation, async (plan) => {
         const [name, bytes] = mutate(plan)
-        const source = plan.which === 0 ? 'regex-r1' : 'all-r4'
-        const directory = await writeFiles(`${scratch.path}/${round++}`, {
-          'adapter_config.json': adapterFiles(source)['adapter_config.json']!,
-          [name]: bytes,
-        })
+        const directory = await writeFiles(`${scratch.path}/${round++}`, { ...configOf(plan), [name]: bytes })
         const { adapter, report } = await inspectPeftAdapter(directory, base.spec)
         expect(adapter === undefined).toBe(report.problems.length > 0)
       }),

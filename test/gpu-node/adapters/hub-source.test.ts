@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { AdapterSourceReader } from '../../../gpu-node/adapters/sources/adapter-source.ts'
@@ -128,11 +128,51 @@ describe('transfers', () => {
     const resolved = await resolve({ source: 'hub', id: 'org/damaged' })
     const directory = await temporaryDirectory()
     hub.damageTransfers(2)
+    hub.transfers.length = 0
     const options = { signal: new AbortController().signal, sleep: noWait }
     // The config is no LFS file: its git blob id is compared.
     await expect(downloadAdapter(resolved, directory.path, options)).rejects.toThrow(/damaged: gitBlobSha1/)
-    await expect(downloadAdapter(resolved, directory.path, options)).rejects.toThrow(/damaged: sha256/)
+    // Both files were, so both are fetched again, each once.
     await downloadAdapter(resolved, directory.path, options)
+    expect(hub.transfers).toHaveLength(4)
+    hub.damageTransfers(1)
+    const other = await temporaryDirectory()
+    await expect(downloadAdapter(resolved, other.path, options)).rejects.toThrow(/damaged: (gitBlobSha1|sha256)/)
+    hub.transfers.length = 0
+    await downloadAdapter(resolved, other.path, options)
+    expect(hub.transfers).toHaveLength(1)
+    await directory.remove()
+    await other.remove()
+  })
+
+  it('that break for good within a range are continued at the byte where they broke', async () => {
+    hub.commit({ id: 'org/half', files: adapterFiles('wide-r48') })
+    const resolved = await resolve({ source: 'hub', id: 'org/half' })
+    const directory = await temporaryDirectory()
+    const { signal } = new AbortController()
+    hub.breakTransfers(2)
+    // After the first break the hub is gone.
+    const sleep = async () => hub.failRequests(1000, 503)
+    await expect(downloadAdapter(resolved, directory.path, { signal, sleep })).rejects.toMatchObject({
+      code: 'adapter_home_unreachable',
+    })
+    hub.failRequests(0, 503)
+    hub.transfers.length = 0
+    const received: number[] = []
+    await downloadAdapter(resolved, directory.path, {
+      signal,
+      sleep: noWait,
+      onProgress: (bytes) => received.push(bytes),
+    })
+    const expected = adapterFiles('wide-r48')['adapter_model.safetensors']!
+    expect(await readFile(join(directory.path, 'adapter_model.safetensors'))).toEqual(Buffer.from(expected))
+    const starts = hub.transfers.map((line) => Number(/ (\d+)-/.exec(line)![1]))
+    expect(starts.some((start) => start > 0)).toBe(true)
+    expect(received.at(-1)).toBe(resolved.files.reduce((sum, file) => sum + file.bytes, 0))
+    // A journal that outlived its file is not believed.
+    await writeFile(join(directory.path, 'adapter_model.safetensors'), '')
+    await downloadAdapter(resolved, directory.path, { signal })
+    expect(await readFile(join(directory.path, 'adapter_model.safetensors'))).toEqual(Buffer.from(expected))
     await directory.remove()
   })
 

@@ -54,7 +54,7 @@ it('results are kept by content: other names for the same parts, and fields with
   await writeFiles(join(at.root, 'b'), adapterFiles('merge-b'))
   at.hub.commit({ id: 'org/b', files: adapterFiles('merge-b') })
   const first = await at.store.acquire(merge([local('a'), local('b')], [1, 2]), as('t'))
-  expect(first.cacheTier).toBe('disk')
+  expect(first.cacheTier).toBe('remote')
   const same = await at.store.acquire(merge([local('a'), hub('org/b')], [1, 2], { density: 0.5, seed: 4 }), as('t'))
   expect(same.digest).toBe(first.digest)
   expect((await at.store.acquire(merge([local('a'), local('b')], [1, 2]), as('t'))).cacheTier).toBe('ram')

@@ -1,4 +1,4 @@
-import { appendFile, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { LoaderPool } from '../../../gpu-node/adapters/loader/loader-pool.ts'
@@ -128,7 +128,7 @@ describe('tiers', () => {
   it('local adapters are read in place, and a changed one is another adapter', async () => {
     await writeFiles(join(at.root, 'mine'), variant('merge-a', 1))
     const before = await at.store.acquire(localRef('mine'), as('t'))
-    expect(before.cacheTier).toBe('disk')
+    expect(before.cacheTier).toBe('remote')
     expect((await at.store.acquire(localRef('mine'), as('t'))).cacheTier).toBe('ram')
     await writeFiles(join(at.root, 'mine'), variant('merge-a', 2))
     at.clock.now += 1_001
@@ -316,7 +316,7 @@ describe('room', () => {
         ['local:v2', false],
       ]),
     )
-    at.store.unpin('local:v1')
+    await at.store.unpin('local:v1')
     await at.store.prefetch(localRef('v3'), as('t'))
     await at.store.prefetch(localRef('v4'), as('t'))
     expect(inRam()).toEqual(['local:v3', 'local:v4'])
@@ -343,6 +343,40 @@ describe('room', () => {
     at.clock.now += 60 * 60_000
     await at.store.prefetch(localRef('v1'), as('greedy'))
     expect(inRam()).not.toContain('local:v0')
+  })
+
+  it('of a disk that is full of what is in use nothing is taken, and what broke off stays counted', async () => {
+    at.hub.commit({ id: 'org/wide', files: adapterFiles('wide-r48') })
+    at.hub.breakTransfers(1)
+    const leaving = new AbortController()
+    const first = at.store.acquire(hubRef('org/wide'), as('t', undefined, { signal: leaving.signal }))
+    await until(() => at.hub.transfers.some((line) => line.startsWith('org/wide/adapter_model')))
+    leaving.abort()
+    await expect(first).rejects.toThrow()
+    const room = Object.values(adapterFiles('wide-r48')).reduce((sum, bytes) => sum + bytes.length, 0)
+    await at.reopen({ diskBytes: room + 1000 })
+    expect(await at.store.acquire(hubRef('org/wide'), as('t'))).toMatchObject({ cacheTier: 'remote' })
+    expect(at.store.violations()).toEqual([])
+  })
+
+  it('many fetches and packed files at once stay within the disk’s budget together', async () => {
+    const bytes = Object.values(variant('merge-a', 0)).reduce((sum, file) => sum + file.length, 0)
+    await at.reopen({ diskBytes: 4 * bytes, ramBytes: 64 * 2 ** 20 })
+    for (let i = 0; i < 12; i++) {
+      at.hub.commit({ id: `org/n${i}`, files: variant('merge-a', i) })
+    }
+    const codes = new Set<string>()
+    await Promise.all(
+      Array.from({ length: 12 }, async (_, i) => {
+        for (let round = 0; round < 3; round++) {
+          const [lease] = await Promise.allSettled([at.store.acquire(hubRef(`org/n${(i + round) % 12}`), as(`t${i}`))])
+          expect(at.store.violations()).toEqual([])
+          codes.add(lease.status === 'fulfilled' ? 'ok' : (lease.reason as { code: string }).code)
+        }
+      }),
+    )
+    expect([...codes].every((code) => code === 'ok' || code === 'adapter_capacity')).toBe(true)
+    expect(codes).toContain('ok')
   })
 
   it('the disk has its own budget', async () => {
@@ -372,7 +406,7 @@ describe('administration', () => {
     lease.release()
     await at.store.pin(hubRef('org/a'), as('t'))
     await expect(at.store.unload(lease.digest)).rejects.toMatchObject({ code: 'conflict' })
-    at.store.unpin(lease.digest)
+    await at.store.unpin(lease.digest)
     expect(await at.store.unload(name)).toMatchObject({ ref: name, tier: 'remote' })
     expect(at.store.list()).toEqual([])
     expect(await readdir(join(at.cacheDirectory, 'content'))).toEqual([])
@@ -389,6 +423,63 @@ describe('administration', () => {
     ).rejects.toMatchObject({
       code: 'adapter_not_found',
     })
+  })
+
+  it('pins hold over a restart, in RAM again before the store opens, whatever its home says', async () => {
+    await writeFiles(join(at.root, 'local'), adapterFiles('merge-b'))
+    const commit = at.hub.commit({ id: 'org/a', tokens: ['mine'], files: adapterFiles('merge-a') })
+    await at.store.pin(hubRef('org/a'), as('t', 'mine'))
+    await at.store.pin(localRef('local'), as('t'))
+    at.hub.failRequests(1000, 503)
+    const back: string[] = []
+    const note = ({ ref, ...result }: { ref: string }) => back.push(`${ref} ${'packed' in result ? 'back' : 'lost'}`)
+    await at.reopen({ onRestored: note, diskBytes: 1 })
+    expect(back).toEqual(['hub:org/a back', 'local:local back'])
+    expect(
+      at.store
+        .list()
+        .map(({ ref, tier, pinned }) => [ref, tier, pinned])
+        .sort(),
+    ).toEqual([
+      [`hub:org/a@${commit}`, 'ram', true],
+      ['local:local', 'ram', true],
+    ])
+    await expect(at.store.unload(`hub:org/a@${commit}`)).rejects.toMatchObject({ code: 'conflict' })
+    await at.store.unpin(`hub:org/a@${commit}`)
+    await at.store.unpin('local:local')
+    await at.reopen({ onRestored: note, diskBytes: 1 })
+    expect(back).toHaveLength(2)
+    expect(at.store.list()).toEqual([])
+  })
+
+  it('a pin whose content is nowhere is listed as such, said to be lost, and can be taken back', async () => {
+    at.hub.commit({ id: 'org/a', tokens: ['mine'], files: adapterFiles('merge-a') })
+    const { digest } = await at.store.pin(hubRef('org/a'), as('t', 'mine'))
+    await at.store.close()
+    for (const path of await diskFiles()) {
+      if (!path.endsWith('pins.json')) {
+        await rm(path)
+      }
+    }
+    const lost = new Promise<object>((resolve) => {
+      void at.reopen({ onRestored: resolve })
+    })
+    expect(await lost).toMatchObject({ ref: 'hub:org/a', error: { code: 'adapter_not_found' } })
+    await until(() => at.store.list().length === 1)
+    expect(at.store.list()).toMatchObject([{ ref: 'hub:org/a', digest, tier: 'remote', pinned: true, bytes: 0 }])
+    // Whoever may read it brings it back, and it is pinned again.
+    const lease = await at.store.acquire(hubRef('org/a'), as('t', 'mine'))
+    lease.release()
+    expect(at.store.list()).toMatchObject([{ digest, tier: 'ram', pinned: true }])
+    await at.store.unpin(digest)
+    expect(at.store.list()).toMatchObject([{ digest, tier: 'ram', pinned: false }])
+  })
+
+  it('a list of pins that can’t be read is none', async () => {
+    await at.store.close()
+    await writeFile(join(at.cacheDirectory, 'pins.json'), '[{"digest":"x"}]')
+    await at.reopen()
+    expect(at.store.list()).toEqual([])
   })
 
   it('takes nothing after it was closed, and says so', async () => {

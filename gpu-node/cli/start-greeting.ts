@@ -6,14 +6,17 @@ export interface GreetingFacts {
   baseModel: string
   adapters: readonly string[]
   stateDir: string
+  /** The demo model: it knows one kind of message, and raw text needs its chat template spelled out. */
+  isDemo: boolean
 }
 
-const MESSAGE = 'Please send 3 red lamps to Anna in Berlin.'
-/** The demo model's chat template, spelled out for the route that takes raw text. */
-const PROMPT = `<|user|>\\n${MESSAGE}<|end|>\\n<|assistant|>\\n`
+const DEMO_MESSAGE = 'Please send 3 red lamps to Anna in Berlin.'
+const DEMO = { message: DEMO_MESSAGE, prompt: `<|user|>\\n${DEMO_MESSAGE}<|end|>\\n<|assistant|>\\n` }
+const ANY = { message: 'What is the capital of France?', prompt: 'The capital of France is' }
 
 export function greeting(facts: GreetingFacts): string {
-  const { edgeUrl, tenantToken, baseModel, adapters, stateDir } = facts
+  const { edgeUrl, tenantToken, baseModel, adapters, stateDir, isDemo } = facts
+  const { message, prompt } = isDemo ? DEMO : ANY
   const curl = (path: string, body: string) =>
     `curl -s ${edgeUrl}${path} -H 'authorization: Bearer ${tenantToken}' -H 'content-type: application/json' -d '${body}'`
   const adapter = adapters.includes('orders-json') ? 'orders-json' : adapters[0]
@@ -26,13 +29,13 @@ export function greeting(facts: GreetingFacts): string {
     `state         ${stateDir} (dev.json, logs/)`,
     '',
     '# the base model',
-    curl('/generate', `{"inputs":"${PROMPT}",${parameters('')}}`),
+    curl('/generate', `{"inputs":"${prompt}",${parameters('')}}`),
   ]
   if (adapter !== undefined) {
-    const body = `{"inputs":"${PROMPT}",${parameters(`,"adapter_id":"${adapter}"`)}}`
+    const body = `{"inputs":"${prompt}",${parameters(`,"adapter_id":"${adapter}"`)}}`
     lines.push(`# the same prompt with the adapter ${adapter}`, curl('/generate', body))
   }
-  const messages = `"messages":[{"role":"user","content":"${MESSAGE}"}]`
+  const messages = `"messages":[{"role":"user","content":"${message}"}]`
   lines.push(
     '# OpenAI chat, streamed',
     curl('/v1/chat/completions', `{"model":"${adapter ?? baseModel}",${messages},"stream":true}`),

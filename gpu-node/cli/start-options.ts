@@ -16,7 +16,7 @@ export interface StartOptions {
 }
 
 const repository = resolve(import.meta.dirname, '../..')
-const DEMO_MODEL = join(repository, 'models/demo/base')
+export const DEMO_MODEL = join(repository, 'models/demo/base')
 const DEMO_ADAPTERS = join(repository, 'models/demo/adapters')
 
 export const START_USAGE = `npm start -- [options]

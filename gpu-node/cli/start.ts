@@ -12,7 +12,7 @@ import { type AdminClient, createAdminClient } from './admin-client.ts'
 import { demoTenantToken } from './demo-tenant.ts'
 import { type DevJson, type DevSecrets, loadSecrets, writeDevJson } from './dev-state.ts'
 import { greeting } from './start-greeting.ts'
-import { localAdapters, parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
+import { DEMO_MODEL, localAdapters, parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
 import { type ChildSpec, createSupervisor, type Supervisor } from './supervise.ts'
 
 const repository = resolve(import.meta.dirname, '../..')
@@ -57,7 +57,11 @@ async function main(): Promise<void> {
   const state = () => ({ edgeUrl, tenantToken, adminToken: secrets.adminToken, nodes: describeNodes(fleet, names) })
   await writeDevJson(options.stateDir, state())
   console.log(
-    greeting({ edgeUrl, tenantToken, baseModel, adapters: aliases, stateDir: relative('.', options.stateDir) }),
+    greeting({
+      ...{ edgeUrl, tenantToken, baseModel, adapters: aliases },
+      stateDir: relative('.', options.stateDir),
+      isDemo: options.model === DEMO_MODEL,
+    }),
   )
   await watch(fleet, options.stateDir, state)
 }

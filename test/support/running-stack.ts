@@ -26,11 +26,11 @@ export interface RunningStack {
 
 export async function startStack(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Promise<RunningStack> {
   const stateDir = await mkdtemp(join(tmpdir(), 'ringlet-e2e-'))
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', 'gpu-node/cli/start.ts', '--port', '0', '--state', stateDir, ...args],
-    { cwd: repository, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] },
-  )
+  const child = spawn('npm', ['start', '--', '--port', '0', '--state', stateDir, ...args], {
+    cwd: repository,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const output = new Output(child)
   await output.matches(/Ctrl-C ends it/)
   const reread = async () => JSON.parse(await readFile(join(stateDir, 'dev.json'), 'utf8')) as DevJson

@@ -2,6 +2,7 @@
 
 import { Hono } from 'hono'
 import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionRefs } from '../../shared/adapter-ref.ts'
+import type { ModelCard } from '../../shared/api/openai-reply.ts'
 import type { AliasView } from '../../shared/edge-api.ts'
 import { mayUseBase, scopeRefusal } from '../adapters/adapter-scope.ts'
 import { authorizeSelection } from '../adapters/home-check.ts'
@@ -10,21 +11,6 @@ import { callNode } from '../admin/node-call.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
 import { forwardDeps, resolve } from './serve.ts'
-
-interface ModelCard {
-  id: string
-  object: 'model'
-  /** Unix seconds. */
-  created: number
-  owned_by: 'ringlet'
-  /** The base's own name, or the adapter behind the name. */
-  root: string
-  /** The base under an adapter. */
-  parent: string | null
-  /** SHA-256 of the checkpoint, or of the adapter's content: told of one model alone, where a node holds it. */
-  digest: string | null
-  max_model_len: number | null
-}
 
 export function modelRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()

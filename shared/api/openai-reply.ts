@@ -129,6 +129,24 @@ export const embeddingsSchema = z.object({
 })
 export type Embeddings = z.infer<typeof embeddingsSchema>
 
+export const modelSchema = z.object({
+  id: z.string(),
+  object: z.literal('model'),
+  /** Unix seconds. */
+  created: z.int(),
+  owned_by: z.string(),
+  /** The base's own name, or the adapter behind the name. */
+  root: z.string(),
+  /** The base under an adapter. */
+  parent: z.string().nullable(),
+  /** SHA-256 of the checkpoint, or of the adapter's content; null while no node holds it. */
+  digest: z.string().nullable(),
+  /** Prompt and generated tokens together; null while no node is up. */
+  max_model_len: z.int().nullable(),
+})
+export type ModelCard = z.infer<typeof modelSchema>
+export const modelListSchema = z.object({ object: z.literal('list'), data: z.array(modelSchema) })
+
 export const openAiErrorSchema = z.object({
   error: z.object({ message: z.string(), type: z.string(), code: z.string(), param: z.string().nullable() }),
 })

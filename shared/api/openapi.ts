@@ -1,138 +1,11 @@
 /** The endpoint's OpenAPI 3.1 document, made from the schemas that parse its requests. */
 
 import { z } from 'zod'
-import { loraxEmbedSchema, openAiEmbedSchema, tokenizeSchema } from './embed-request.ts'
-import {
-  loraxEmbedReplySchema,
-  loraxErrorSchema,
-  loraxEventSchema,
-  loraxReplySchema,
-  loraxTokenizeReplySchema,
-} from './lorax-reply.ts'
-import { loraxRequestSchema } from './lorax-request.ts'
-import {
-  chatChunkSchema,
-  chatCompletionSchema,
-  completionChunkSchema,
-  completionSchema,
-  embeddingsSchema,
-  openAiErrorSchema,
-} from './openai-reply.ts'
-import { chatRequestSchema, completionRequestSchema } from './openai-request.ts'
-
-interface Route {
-  path: string
-  method: 'get' | 'post'
-  summary: string
-  request?: z.ZodType
-  reply?: z.ZodType
-  /** One event of the stream, where the route can stream. */
-  event?: z.ZodType
-  example?: object
-}
-
-const inputs = 'My name is Anna. Please send 3 red lamps to Berlin.'
-const messages = [{ role: 'user', content: inputs }]
-const modelSchema = z.object({
-  id: z.string(),
-  object: z.literal('model'),
-  created: z.int(),
-  owned_by: z.string(),
-  parent: z.string().nullable().optional(),
-  root: z.string().optional(),
-})
-
-const ROUTES: readonly Route[] = [
-  {
-    path: '/generate',
-    method: 'post',
-    summary: 'Generate (LoRAX)',
-    request: loraxRequestSchema,
-    reply: loraxReplySchema,
-    example: { inputs, parameters: { adapter_id: 'orders-json', max_new_tokens: 64, details: false } },
-  },
-  {
-    path: '/generate_stream',
-    method: 'post',
-    summary: 'Generate, one event a token (LoRAX)',
-    request: loraxRequestSchema,
-    event: loraxEventSchema,
-    example: { inputs, parameters: { adapter_id: 'orders-json', max_new_tokens: 64 } },
-  },
-  {
-    path: '/',
-    method: 'post',
-    summary: 'Generate; an array of one reply, or a stream with `stream: true` (LoRAX, what lorax-client calls)',
-    request: loraxRequestSchema,
-    reply: z.array(loraxReplySchema),
-    event: loraxEventSchema,
-    example: { inputs, stream: false, parameters: { max_new_tokens: 64 } },
-  },
-  {
-    path: '/invocations',
-    method: 'post',
-    summary: 'As `/` (SageMaker)',
-    request: loraxRequestSchema,
-    reply: z.array(loraxReplySchema),
-    event: loraxEventSchema,
-    example: { inputs, parameters: { max_new_tokens: 64 } },
-  },
-  {
-    path: '/v1/chat/completions',
-    method: 'post',
-    summary: 'Chat (OpenAI); `model` names the base model or an adapter',
-    request: chatRequestSchema,
-    reply: chatCompletionSchema,
-    event: chatChunkSchema,
-    example: { model: 'orders-json', messages, temperature: 0, max_tokens: 64, stream: true },
-  },
-  {
-    path: '/v1/completions',
-    method: 'post',
-    summary: 'Complete (OpenAI)',
-    request: completionRequestSchema,
-    reply: completionSchema,
-    event: completionChunkSchema,
-    example: { model: 'orders-json', prompt: inputs, max_tokens: 32, temperature: 0 },
-  },
-  {
-    path: '/v1/embeddings',
-    method: 'post',
-    summary: 'Embed (OpenAI)',
-    request: openAiEmbedSchema,
-    reply: embeddingsSchema,
-    example: { model: 'orders-json', input: ['one', 'two'] },
-  },
-  {
-    path: '/embed',
-    method: 'post',
-    summary: 'Embed (LoRAX)',
-    request: loraxEmbedSchema,
-    reply: loraxEmbedReplySchema,
-    example: { inputs },
-  },
-  {
-    path: '/tokenize',
-    method: 'post',
-    summary: 'Tokens of a text (LoRAX)',
-    request: tokenizeSchema,
-    reply: loraxTokenizeReplySchema,
-    example: { inputs },
-  },
-  {
-    path: '/v1/models',
-    method: 'get',
-    summary: 'The base model and the adapters that this token may name (OpenAI)',
-    reply: z.object({ object: z.literal('list'), data: z.array(modelSchema) }),
-  },
-  { path: '/info', method: 'get', summary: 'What serves here (LoRAX)', reply: z.looseObject({ model_id: z.string() }) },
-  { path: '/metrics', method: 'get', summary: 'Every node’s metrics as Prometheus text; an operator’s token' },
-  { path: '/health', method: 'get', summary: 'Is the endpoint up? Needs no token' },
-]
+import { DOCUMENTED_ROUTES, type DocumentedRoute, REPLY_SCHEMAS, REQUEST_SCHEMAS } from './openapi-routes.ts'
 
 export function openApiDocument(serverUrl: string, version: string): object {
   const paths: Record<string, Record<string, object>> = {}
-  for (const route of ROUTES) {
+  for (const route of DOCUMENTED_ROUTES) {
     paths[route.path] = { ...paths[route.path], [route.method]: toOperation(route) }
   }
   return {
@@ -144,6 +17,7 @@ export function openApiDocument(serverUrl: string, version: string): object {
     },
     servers: [{ url: serverUrl }],
     security: [{ tenantToken: [] }],
+    paths,
     components: {
       securitySchemes: { tenantToken: { type: 'http', scheme: 'bearer', description: 'A tenant’s token, `rl_…`' } },
       parameters: {
@@ -152,50 +26,69 @@ export function openApiDocument(serverUrl: string, version: string): object {
         lastEventId: header('last-event-id', 'Resume a dropped stream after this event, within 60 s'),
         progress: header('x-progress', '1: tell the load and the queue as `ringlet-progress` events'),
       },
+      schemas: { ...toSchemas(REQUEST_SCHEMAS, 'input'), ...toSchemas(REPLY_SCHEMAS, 'output') },
     },
-    paths,
   }
 }
 
-function toOperation(route: Route): object {
-  const openAi = route.path.startsWith('/v1')
-  const parameter = (name: string) => ({ $ref: `#/components/parameters/${name}` })
+function toOperation(route: DocumentedRoute): object {
+  const errors = route.path.startsWith('/v1') ? 'OpenAiError' : 'LoraxError'
   const content = {
-    ...(route.reply === undefined ? {} : { 'application/json': { schema: toSchema(route.reply, 'output') } }),
-    ...(route.event === undefined ? {} : { 'text/event-stream': { schema: toSchema(route.event, 'output') } }),
+    ...(route.reply === undefined ? {} : { 'application/json': refTo(route.reply) }),
+    ...(route.event === undefined ? {} : { 'text/event-stream': refTo(route.event) }),
+    ...(route.replyType === undefined ? {} : { [route.replyType]: {} }),
   }
+  const parameters = [
+    ...[...route.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+      name,
+      in: 'path',
+      required: true,
+      schema: { type: 'string' },
+    })),
+    ...(route.request === undefined ? [] : [shared('adapterToken'), shared('requestId')]),
+    ...(route.event === undefined ? [] : [shared('lastEventId'), shared('progress')]),
+  ]
   return {
     summary: route.summary,
-    operationId: `${route.method} ${route.path}`,
-    ...(route.path === '/health' ? { security: [] } : {}),
+    operationId: operationId(route),
+    ...(route.open === true ? { security: [] } : {}),
+    ...(parameters.length === 0 ? {} : { parameters }),
     ...(route.request === undefined
       ? {}
       : {
-          parameters: [
-            parameter('adapterToken'),
-            parameter('requestId'),
-            ...(route.event === undefined ? [] : [parameter('lastEventId'), parameter('progress')]),
-          ],
           requestBody: {
             required: true,
-            content: { 'application/json': { schema: toSchema(route.request, 'input'), example: route.example } },
+            content: { 'application/json': { ...refTo(route.request), example: route.example } },
           },
         }),
     responses: {
       200: { description: 'OK', ...(Object.keys(content).length === 0 ? {} : { content }) },
-      default: {
-        description: 'Refused; decide by `code`',
-        content: {
-          'application/json': { schema: toSchema(openAi ? openAiErrorSchema : loraxErrorSchema, 'output') },
-        },
-      },
+      default: { description: 'Refused; decide by `code`', content: { 'application/json': refTo(errors) } },
     },
   }
 }
 
-function toSchema(schema: z.ZodType, io: 'input' | 'output'): object {
-  const { $schema: _dialect, ...rest } = z.toJSONSchema(schema, { io, unrepresentable: 'any' })
-  return rest
+/** `postV1ChatCompletions`: a name for code that is generated from the document. */
+function operationId({ method, path }: DocumentedRoute): string {
+  const words = path.match(/[a-z0-9]+/gi) ?? ['root']
+  return method + words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join('')
+}
+
+function refTo(name: string): object {
+  return { schema: { $ref: `#/components/schemas/${name}` } }
+}
+
+function shared(name: string): object {
+  return { $ref: `#/components/parameters/${name}` }
+}
+
+function toSchemas(schemas: Readonly<Record<string, z.ZodType>>, io: 'input' | 'output'): Record<string, object> {
+  return Object.fromEntries(
+    Object.entries(schemas).map(([name, schema]) => {
+      const { $schema: _dialect, ...rest } = z.toJSONSchema(schema, { io, unrepresentable: 'any' })
+      return [name, rest]
+    }),
+  )
 }
 
 function header(name: string, description: string): object {

@@ -7,7 +7,7 @@
  *   for await (const chunk of ringlet.chatStream({ model: 'pirate', messages })) …
  */
 
-import { z } from 'zod'
+import type { z } from 'zod'
 import type { loraxEmbedSchema, openAiEmbedSchema } from '../api/embed-request.ts'
 import {
   loraxEmbedReplySchema,
@@ -15,13 +15,15 @@ import {
   loraxReplySchema,
   loraxTokenizeReplySchema,
 } from '../api/lorax-reply.ts'
-import type { loraxParametersSchema, loraxRequestSchema } from '../api/lorax-request.ts'
+import type { loraxRequestSchema } from '../api/lorax-request.ts'
 import {
   chatChunkSchema,
   chatCompletionSchema,
   completionChunkSchema,
   completionSchema,
   embeddingsSchema,
+  modelListSchema,
+  modelSchema,
 } from '../api/openai-reply.ts'
 import type { chatRequestSchema, completionRequestSchema } from '../api/openai-request.ts'
 import { readApiError } from './api-error.ts'
@@ -50,16 +52,21 @@ export interface StreamOptions extends CallOptions {
   onProgress?: (progress: StreamProgress) => void
 }
 
-/** The endpoint sorts unknown fields itself, so its schemas let them through; callers get only the known ones. */
-type Known<Input> = { [Key in keyof Input as string extends Key ? never : Key]: Input[Key] }
-type LoraxInput = Known<z.input<typeof loraxRequestSchema>> & {
-  parameters?: Known<z.input<typeof loraxParametersSchema>> | null
-}
+/**
+ * The endpoint sorts unknown fields itself, so its schemas let them through at every depth; callers get the known ones alone.
+ * Records (of names that are the caller's own) stay as they are.
+ */
+type Known<Input> = Input extends readonly (infer Item)[]
+  ? Known<Item>[]
+  : Input extends object
+    ? [keyof Named<Input>] extends [never]
+      ? Input
+      : { [Key in keyof Named<Input>]: Known<Named<Input>[Key]> }
+    : Input
+type Named<Input> = { [Key in keyof Input as string extends Key ? never : Key]: Input[Key] }
+type LoraxInput = Known<z.input<typeof loraxRequestSchema>>
 type ChatInput = Omit<Known<z.input<typeof chatRequestSchema>>, 'stream'>
 type CompletionInput = Omit<Known<z.input<typeof completionRequestSchema>>, 'stream'>
-
-const modelSchema = z.looseObject({ id: z.string(), object: z.literal('model') })
-const modelListSchema = z.object({ object: z.literal('list'), data: z.array(modelSchema) })
 
 export type RingletClient = ReturnType<typeof createRingletClient>
 
@@ -142,6 +149,9 @@ export function createRingletClient(options: RingletClientOptions) {
     embeddings: (request: Known<z.input<typeof openAiEmbedSchema>>, call?: CallOptions) =>
       ask(embeddingsSchema, '/v1/embeddings', request, call),
     tokenize: (inputs: string, call?: CallOptions) => ask(loraxTokenizeReplySchema, '/tokenize', { inputs }, call),
+    /** The caller's view of one model or adapter, by name or alias. */
+    model: (id: string, call?: CallOptions) =>
+      ask(modelSchema, `/v1/models/${encodeURIComponent(id)}`, undefined, call),
     models: (call?: CallOptions) => ask(modelListSchema, '/v1/models', undefined, call),
   }
 }

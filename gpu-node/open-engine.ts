@@ -104,7 +104,7 @@ function ramState(): string {
 async function openOnGpus(
   { config, directory, decoder, maxPositions, masks, limits, say, onProgress }: OpenEngineOptions,
   { deviceIds, dtype }: Extract<ChosenDevice, { kind: 'cuda' }>,
-  { libraryFile, gpus }: Extract<CudaState, { kind: 'ready' }>,
+  { libraryFile, cuda, gpus }: Extract<CudaState, { kind: 'ready' }>,
 ): Promise<OpenEngine> {
   const banks = { slots: config.maxEngineAdapters, maxRank: config.maxAdapterRank }
   const sizes: DeviceSizes = {
@@ -123,6 +123,7 @@ async function openOnGpus(
     directory,
     format: dtype,
     deviceId,
+    cuda,
     libraryFile,
     residentLimit,
     workspaceLimit,

@@ -8,7 +8,10 @@ import type { BenchDevice } from './open.ts'
 import type { GpuBenchSettings } from './settings.ts'
 
 /** GB/s, the best of several tries. */
-export function deviceBandwidth({ device, threads, lengths }: GpuBenchSettings, { libraryFile }: BenchDevice): number {
+export function deviceBandwidth(
+  { device, threads, lengths }: GpuBenchSettings,
+  { libraryFile, cuda }: BenchDevice,
+): number {
   const small = lengths[0] < 128
   const rows = small ? 1024 : 16_384
   const columns = 16_384
@@ -18,7 +21,7 @@ export function deviceBandwidth({ device, threads, lengths }: GpuBenchSettings, 
   const target: DeviceTarget =
     device.kind === 'cpu'
       ? device
-      : { kind: 'cuda', deviceId: device.deviceId, residentLimit: limit, workspaceLimit: limit }
+      : { kind: 'cuda', deviceId: device.deviceId, cuda, residentLimit: limit, workspaceLimit: limit }
   const context = new DeviceContext(environment, target)
   const graph = new GraphWriter('float16')
   const inputs = [graph.input('x', 'float32', [1, columns]), graph.input('w', 'float32', [rows, columns])]

@@ -9,18 +9,24 @@ import type { DeviceRunner, DeviceSizes } from '../../gpu-node/model/device/devi
 import { deviceModel, openDeviceRunner } from '../../gpu-node/model/device/open-device-runner.ts'
 import { describeNeeds, type MemoryLimit, planMemory } from '../../gpu-node/model/runner/memory-plan.ts'
 import type { WeightSource } from '../../gpu-node/model/runner/weight-store.ts'
+import type { CudaMajor } from '../../gpu-node/ort/cuda-libraries.ts'
 import type { GpuBenchSettings } from './settings.ts'
 
 export interface BenchDevice {
   limit: MemoryLimit
   libraryFile: string | undefined
+  cuda: CudaMajor
 }
 
 /** Fails with the one line that says what CUDA lacks here. */
 export async function findDevice({ device, cudaFolder }: GpuBenchSettings): Promise<BenchDevice> {
   if (device.kind === 'cpu') {
     const totalBytes = totalmem()
-    return { limit: { name: 'RAM', totalBytes, freeBytes: totalBytes, fraction: 0.9 }, libraryFile: undefined }
+    return {
+      limit: { name: 'RAM', totalBytes, freeBytes: totalBytes, fraction: 0.9 },
+      libraryFile: undefined,
+      cuda: 13,
+    }
   }
   const state = await probeCuda(cudaFolder, [device.deviceId])
   if (state.kind === 'missing') {
@@ -28,12 +34,12 @@ export async function findDevice({ device, cudaFolder }: GpuBenchSettings): Prom
   }
   const { name, totalBytes, freeBytes } = state.gpus[0]!
   const limit = { name: `GPU ${device.deviceId} (${name})`, totalBytes, freeBytes, fraction: 0.95 }
-  return { limit, libraryFile: state.libraryFile }
+  return { limit, libraryFile: state.libraryFile, cuda: state.cuda }
 }
 
 export async function openForBench(
   settings: GpuBenchSettings,
-  { limit, libraryFile }: BenchDevice,
+  { limit, libraryFile, cuda }: BenchDevice,
   checkpoint: WeightSource,
   sizes: DeviceSizes,
   banks: BankSizes,
@@ -42,7 +48,7 @@ export async function openForBench(
   const { needs, residentLimit, workspaceLimit } = deviceNeeds(deviceModel(checkpoint.decoder, dtype, banks), sizes)
   const plan = describeNeeds(planMemory(needs, limit))
   const target: DeviceTarget =
-    device.kind === 'cpu' ? device : { kind: 'cuda', deviceId: device.deviceId, residentLimit, workspaceLimit }
+    device.kind === 'cpu' ? device : { kind: 'cuda', deviceId: device.deviceId, cuda, residentLimit, workspaceLimit }
   const notices: string[] = []
   const runner = await openDeviceRunner({
     checkpoint,

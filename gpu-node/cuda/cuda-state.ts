@@ -12,7 +12,9 @@ import {
 } from '../ort/cuda-libraries.ts'
 import { readInstalled } from './provider-folder.ts'
 
-export type CudaState = { kind: 'ready'; libraryFile: string; gpus: GpuMemory[] } | { kind: 'missing'; why: string }
+export type CudaState =
+  | { kind: 'ready'; libraryFile: string; cuda: CudaMajor; gpus: GpuMemory[] }
+  | { kind: 'missing'; why: string }
 
 export interface CudaProbe {
   missing(cuda: CudaMajor): MissingLibrary[]
@@ -38,7 +40,7 @@ export async function probeCuda(
   }
   try {
     const gpus = deviceIds.map((deviceId) => probe.memory(deviceId, cuda))
-    return { kind: 'ready', libraryFile: path.join(folder, ORT_FILE), gpus }
+    return { kind: 'ready', libraryFile: path.join(folder, ORT_FILE), cuda, gpus }
   } catch (error) {
     return { kind: 'missing', why: error instanceof Error ? error.message : String(error) }
   }

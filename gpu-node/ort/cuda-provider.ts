@@ -12,13 +12,16 @@ export interface CudaOptions {
   graphs: boolean
 }
 
+/** A node without a CUDA kernel fails the session: on the processor it would run with copies on both sides, and nobody would know. */
+export const CUDA_CONFIG = { 'session.disable_cpu_ep_fallback': '1' } as const
+
 /** Text for `UpdateCUDAProviderOptions`; pure. */
 export function cudaOptionTexts({ deviceId, memoryLimit, graphs }: CudaOptions): Record<string, string> {
   return {
     device_id: String(deviceId),
     gpu_mem_limit: String(Math.floor(memoryLimit)),
-    // Doubling would take memory that the plan gave to others.
-    arena_extend_strategy: 'kSameAsRequested',
+    // Blocks of just what is asked for are of no use to the next larger shape, and add up; the limit holds all the same.
+    arena_extend_strategy: 'kNextPowerOfTwo',
     enable_cuda_graph: graphs ? '1' : '0',
     // Sums in f32 where cuBLAS would add halves: parity is worth more than the last percents.
     use_tf32: '0',

@@ -1,58 +1,94 @@
-/** Memory that a session's allocator gives: on its GPU, or of the host and pinned for copies to it. Freed as a whole. */
+/** Memory of a device, host memory for copies to and from it, and streams of copies; on the processor the same with plain memory. */
 
 import koffi from 'koffi'
 import { RingletError } from '../../shared/errors.ts'
+import type { CudaMajor } from './cuda-libraries.ts'
+import { CudaRuntime, type CudaStream } from './cuda-runtime.ts'
 import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
-import type { OrtSession } from './session.ts'
 
-export interface Allocator {
-  /** For tensors over what it gives. */
+export interface DeviceMemory {
+  /** For tensors over what `allocate` gives. */
   readonly memory: OrtHandle
-  /** An address; 256-byte aligned, or of a page. */
+  /** An address, aligned to 256 bytes; freed with everything else. */
   allocate(bytes: number): bigint
+  /** Host memory from which and to which copies go. */
+  staging(bytes: number): bigint
+  stream(): CopyStream
   dispose(): void
 }
 
-export class SessionAllocator implements Allocator {
+/** Copies in order. Sources and targets stay as they are until `wait` returns. */
+export interface CopyStream {
+  up(from: ArrayBufferView | bigint, bytes: number, to: bigint): void
+  /** Rows of `width` bytes that lie one after another, to rows whose starts are `pitch` bytes apart. */
+  upRows(from: ArrayBufferView, width: number, rows: number, to: bigint, pitch: number): void
+  /** To staging memory. */
+  down(from: bigint, bytes: number, to: bigint): void
+  clear(address: bigint, bytes: number): void
+  wait(): void
+  dispose(): void
+}
+
+export interface CudaMemoryOptions {
+  deviceId: number
+  cuda: CudaMajor
+  /** Most bytes that `allocate` gives. */
+  limit: number
+  runtime?: CudaRuntime
+}
+
+export class CudaMemory implements DeviceMemory {
   readonly memory: OrtHandle
   readonly #environment: OrtEnvironment
-  readonly #allocator: OrtHandle
+  readonly #runtime: CudaRuntime
+  readonly #limit: number
   readonly #taken: bigint[] = []
+  readonly #pinned: bigint[] = []
+  #bytes = 0
 
-  /** `session` has the CUDA provider and outlives the allocator. */
-  constructor(environment: OrtEnvironment, session: OrtSession, kind: 'Cuda' | 'CudaPinned', deviceId: number) {
+  constructor(environment: OrtEnvironment, { deviceId, cuda, limit, runtime }: CudaMemoryOptions) {
     this.#environment = environment
-    this.memory = environment.memoryInfo(kind, deviceId)
-    this.#allocator = environment.create((out) =>
-      environment.functions.CreateAllocator(session.handle, this.memory, out),
-    )
+    this.#limit = limit
+    this.#runtime = runtime ?? new CudaRuntime(deviceId, cuda)
+    this.memory = environment.memoryInfo('Cuda', deviceId)
   }
 
   allocate(bytes: number): bigint {
-    const { functions } = this.#environment
-    const address = this.#environment.create((out) =>
-      functions.AllocatorAlloc(this.#allocator, Math.max(bytes, 1), out),
-    )
-    if (address === 0n) {
-      throw new RingletError('engine_failed', `the device has no ${bytes} bytes left`)
+    const rounded = Math.ceil(Math.max(bytes, 1) / ALIGNMENT) * ALIGNMENT
+    const fits = this.#bytes + rounded <= this.#limit
+    const address = fits ? this.#runtime.allocate(rounded) : undefined
+    if (address === undefined) {
+      const numbers = `${this.#bytes} of the ${this.#limit} bytes planned are taken, ${this.#runtime.freeBytes()} free on the GPU`
+      throw new RingletError('engine_failed', `the GPU has no ${rounded} bytes for this node: ${numbers}`)
     }
+    this.#bytes += rounded
     this.#taken.push(address)
     return address
   }
 
+  staging(bytes: number): bigint {
+    const address = this.#runtime.allocatePinned(Math.max(bytes, 1))
+    this.#pinned.push(address)
+    return address
+  }
+
+  stream(): CudaStream {
+    return this.#runtime.stream()
+  }
+
   dispose(): void {
-    const { functions } = this.#environment
     for (const address of this.#taken.splice(0)) {
-      this.#environment.check(functions.AllocatorFree(this.#allocator, address))
+      this.#runtime.free(address)
     }
-    functions.ReleaseAllocator(this.#allocator)
-    functions.ReleaseMemoryInfo(this.memory)
+    for (const address of this.#pinned.splice(0)) {
+      this.#runtime.freePinned(address)
+    }
+    this.#environment.functions.ReleaseMemoryInfo(this.memory)
   }
 }
 
-/** The same over plain process memory: a device runner on the processor. */
-export class HostAllocator implements Allocator {
+export class HostMemory implements DeviceMemory {
   readonly memory: OrtHandle
   readonly #arrays: Uint8Array[] = []
 
@@ -67,6 +103,14 @@ export class HostAllocator implements Allocator {
     return (address + BigInt(ALIGNMENT - 1)) & ~BigInt(ALIGNMENT - 1)
   }
 
+  staging(bytes: number): bigint {
+    return this.allocate(bytes)
+  }
+
+  stream(): CopyStream {
+    return HOST_STREAM
+  }
+
   dispose(): void {
     this.#arrays.length = 0
   }
@@ -74,7 +118,25 @@ export class HostAllocator implements Allocator {
 
 const ALIGNMENT = 256
 
-/** Host memory at an address as an array buffer; whoever owns the memory outlives it. */
-export function viewMemory(address: bigint, bytes: number): ArrayBuffer {
-  return koffi.view(address, bytes)
+/** Host memory at an address; whoever owns the memory outlives it. */
+export function viewMemory(address: bigint, bytes: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(koffi.view(address, bytes))
+}
+
+function bytesOf(from: ArrayBufferView | bigint, bytes: number): Uint8Array {
+  return typeof from === 'bigint' ? viewMemory(from, bytes) : new Uint8Array(from.buffer, from.byteOffset, bytes)
+}
+
+const HOST_STREAM: CopyStream = {
+  up: (from, bytes, to) => viewMemory(to, bytes).set(bytesOf(from, bytes)),
+  upRows: (from, width, rows, to, pitch) => {
+    const source = bytesOf(from, width * rows)
+    for (let row = 0; row < rows; row++) {
+      viewMemory(to + BigInt(row * pitch), width).set(source.subarray(row * width, (row + 1) * width))
+    }
+  },
+  down: (from, bytes, to) => viewMemory(to, bytes).set(viewMemory(from, bytes)),
+  clear: (address, bytes) => viewMemory(address, bytes).fill(0),
+  wait: () => {},
+  dispose: () => {},
 }

@@ -28,6 +28,7 @@ export interface OrtFunctions {
   SetSessionGraphOptimizationLevel(options: OrtHandle, level: number): Status
   SetOptimizedModelFilePath(options: OrtHandle, file: string): Status
   EnableProfiling(options: OrtHandle, prefix: string): Status
+  DisableMemPattern(options: OrtHandle): Status
   DisablePerSessionThreads(options: OrtHandle): Status
   AddSessionConfigEntry(options: OrtHandle, key: string, value: string): Status
   AddInitializer(options: OrtHandle, name: string, value: OrtHandle): Status
@@ -90,6 +91,7 @@ const TABLE: Record<
   CreateSessionOptions: [10, 'status', 'o'],
   SetOptimizedModelFilePath: [11, 'status', 'hs'],
   EnableProfiling: [14, 'status', 'hs'],
+  DisableMemPattern: [17, 'status', 'h'],
   SetSessionGraphOptimizationLevel: [23, 'status', 'hi'],
   AddCustomOpDomain: [28, 'status', 'hh'],
   CreateRunOptions: [39, 'status', 'o'],

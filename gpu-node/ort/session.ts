@@ -1,7 +1,7 @@
 /** A session made from model bytes over shared initializers, and its bindings. */
 
 import { RingletError } from '../../shared/errors.ts'
-import { appendCuda, type CudaOptions } from './cuda-provider.ts'
+import { appendCuda, CUDA_CONFIG, type CudaOptions } from './cuda-provider.ts'
 import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
 import { externalDataFolder } from './library.ts'
@@ -109,7 +109,11 @@ function fillSessionOptions(environment: OrtEnvironment, native: OrtHandle, opti
   const { functions } = environment
   environment.check(functions.SetSessionGraphOptimizationLevel(native, OPTIMIZATION[options.optimization ?? 'all']))
   environment.check(functions.DisablePerSessionThreads(native))
-  const config = { 'session.model_external_initializers_file_folder_path': externalDataFolder(), ...options.config }
+  const config = {
+    'session.model_external_initializers_file_folder_path': externalDataFolder(),
+    ...(options.cuda === undefined ? {} : CUDA_CONFIG),
+    ...options.config,
+  }
   for (const [key, value] of Object.entries(config)) {
     environment.check(functions.AddSessionConfigEntry(native, key, value))
   }
@@ -120,6 +124,8 @@ function fillSessionOptions(environment: OrtEnvironment, native: OrtHandle, opti
     environment.check(functions.AddCustomOpDomain(native, domain))
   }
   if (options.cuda !== undefined) {
+    // One block a shape beside what its first run took would be twice the memory.
+    environment.check(functions.DisableMemPattern(native))
     appendCuda(environment, native, options.cuda)
   }
   if (options.profilePrefix !== undefined) {

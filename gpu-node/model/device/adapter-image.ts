@@ -1,6 +1,7 @@
 /**
- * An adapter as one piece of memory in the banks' layout, so that loading it is one copy. Made off the engine's thread from
- * the plain matrices of the layout `graph`; its numbers are checked here, as a step mixes adapters in one product.
+ * An adapter as one piece of memory, block by block as it goes into the banks, so that loading it is copying. Made off the
+ * engine's thread from the plain matrices of the layout `graph`; its numbers are checked here, as a step mixes adapters in one
+ * product.
  */
 
 import { RingletError } from '../../../shared/errors.ts'
@@ -32,18 +33,13 @@ export function packImage(
       overflows += narrowToHalves(values, halves, at)
     }
   }
-  for (const { matrix, kind, columns, offset } of imageBlocks(plan, rank, features.head)) {
-    let column = 0
-    for (const [part, { inFeatures, outFeatures }] of matrix.parts.entries()) {
-      const name = loraInputs(matrix, part)[kind]
+  for (const { matrix, kind, part, columns, offset } of imageBlocks(plan, rank, features.head)) {
+    for (const index of part === undefined ? matrix.parts.keys() : [part]) {
+      const name = loraInputs(matrix, index)[kind]
       const values = parts[name]
-      const width = kind === 'a' ? inFeatures : outFeatures
-      const ranks = (values?.length ?? 0) / width
-      for (let r = 0; r < ranks; r++) {
-        const at = offset + (part * rank + r) * columns + (kind === 'a' ? 0 : column)
-        put(values!.subarray(r * width, (r + 1) * width), at)
+      if (values !== undefined) {
+        put(values, offset + (part === undefined ? index * rank * columns : 0))
       }
-      column += outFeatures
       delete rest[name]
     }
   }

@@ -47,30 +47,43 @@ export function bankElements(plan: WeightPlan, sizes: BankSizes): number {
   return sizes.slots * slotElements(plan, sizes) + neutral
 }
 
+/** A rectangle of a slot's rows that an adapter fills. */
 export interface ImageBlock {
   matrix: MatrixPlan
   kind: 'a' | 'b'
-  /** Rows of the block: parts · rank. */
+  /** A: of all parts; B: of one, whose rows are zero outside its columns. */
+  part: number | undefined
+  /** Its first row, of the slot's, and first column. */
+  row: number
+  column: number
   rows: number
   columns: number
-  /** Numbers before it. */
+  /** Numbers before it in the image. */
   offset: number
 }
 
-/** How an adapter's matrices lie one after another in its image: as they go into the banks, block by block. */
+/** How an adapter's matrices lie one after another in its image: row by row, without B's zeros. */
 export function imageBlocks(plan: WeightPlan, rank: number, head: boolean): ImageBlock[] {
   let offset = 0
+  const next = (block: Omit<ImageBlock, 'offset'>): ImageBlock => {
+    const placed = { ...block, offset }
+    offset += block.rows * block.columns
+    return placed
+  }
   return bankMatrices(plan).flatMap((matrix) => {
     if (isHead(matrix) && !head) {
       return []
     }
-    return (['a', 'b'] as const).map((kind) => {
-      const rows = matrix.parts.length * rank
-      const columns = kind === 'a' ? matrix.inFeatures : matrix.outFeatures
-      const block = { matrix, kind, rows, columns, offset }
-      offset += rows * columns
+    const { parts, inFeatures } = matrix
+    const rows = parts.length * rank
+    const a = next({ matrix, kind: 'a', part: undefined, row: 0, column: 0, rows, columns: inFeatures })
+    let column = 0
+    const b = parts.map(({ outFeatures }, part) => {
+      const block = next({ matrix, kind: 'b', part, row: part * rank, column, rows: rank, columns: outFeatures })
+      column += outFeatures
       return block
     })
+    return [a, ...b]
   })
 }
 

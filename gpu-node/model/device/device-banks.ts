@@ -2,20 +2,18 @@
 
 import { RingletError } from '../../../shared/errors.ts'
 import { narrowToHalves } from '../../formats/to-float16.ts'
-import { OrtBinding } from '../../ort/binding.ts'
-import type { OrtSession } from '../../ort/session.ts'
+import type { OrtBinding } from '../../ort/binding.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import { loraInputs } from '../graph/graph-names.ts'
-import { GraphWriter } from '../graph/graph-writer.ts'
 import { isHead, type MatrixPlan } from '../graph/weight-plan.ts'
 import type { PackedAdapter } from '../packed-adapter.ts'
 import { HEAD_SAVED, HEAD_SAVED_BIAS } from '../packed-parts.ts'
 import type { SavedHead } from '../runner/loaded-adapter.ts'
 import { DEVICE_IMAGE } from './adapter-image.ts'
-import { bankMatrices, bankRows, imageBlocks, imageElements, partCounts, slotRow } from './bank-layout.ts'
+import { bankMatrices, bankRows, imageBlocks, partCounts, slotRow } from './bank-layout.ts'
 import { type DeviceTraits, NO_OWNER, writeSlotOwners } from './choose-device-form.ts'
 import type { DeviceContext } from './device-context.ts'
-import { DEVICE_OPSET, FLOAT_BYTES } from './device-form.ts'
+import { FLOAT_BYTES } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
 import { bankNames, bankOwnersName } from './device-names.ts'
 import { StepBuffer } from './step-buffer.ts'
@@ -35,9 +33,6 @@ interface MatrixBank {
   shift: bigint
 }
 
-/** Numbers that are uploaded at once where banks are cleared. */
-const CLEAR_BYTES = 1 << 22
-
 export class DeviceBanks {
   readonly #device: DeviceContext
   readonly #model: DeviceModel
@@ -46,8 +41,8 @@ export class DeviceBanks {
   /** By part count; owners of all rows, for the window form. */
   readonly #owners: StepBuffer<string>
   readonly #views = new Map<string, OrtTensor>()
-  /** With and without the head: an image split into its blocks, one run a load. */
-  readonly #loaders = new Map<boolean, OrtSession>()
+  /** Slots whose adapters are still on their way. */
+  readonly #underWay = new Set<number>()
 
   constructor(device: DeviceContext, model: DeviceModel) {
     this.#device = device
@@ -77,8 +72,13 @@ export class DeviceBanks {
     return adapter
   }
 
+  /**
+   * Starts the copies and returns: steps of other slots run meanwhile, and what these read of a slot that is half written is
+   * replaced by zero or multiplied by it. `settle` comes before the first step that uses the slot.
+   */
   load(slot: number, packed: PackedAdapter): void {
     this.#check(slot, packed)
+    this.#underWay.add(slot)
     const { features, parts, rank } = packed
     const extras = features.bias || features.magnitude
     this.#copyImage(slot, packed)
@@ -93,6 +93,14 @@ export class DeviceBanks {
       packed,
       traits: { rank, extras, head: features.head, embedding: features.embedding },
       savedHead: this.#savedHead(parts),
+    }
+  }
+
+  /** Waits for these slots' adapters. */
+  settle(slots: readonly number[]): void {
+    if (slots.some((slot) => this.#underWay.has(slot))) {
+      this.#device.loads.wait()
+      this.#underWay.clear()
     }
   }
 
@@ -140,10 +148,6 @@ export class DeviceBanks {
     }
     this.#views.clear()
     this.#owners.dispose()
-    for (const session of this.#loaders.values()) {
-      session.dispose()
-    }
-    this.#loaders.clear()
   }
 
   get #floatBytes(): number {
@@ -174,10 +178,7 @@ export class DeviceBanks {
     const cleared = (elements: number): bigint => {
       const bytes = elements * this.#floatBytes
       const address = this.#device.allocate(bytes)
-      const zeros = new Uint8Array(Math.min(bytes, CLEAR_BYTES))
-      for (let at = 0; at < bytes; at += CLEAR_BYTES) {
-        this.#device.upload(zeros.subarray(0, Math.min(CLEAR_BYTES, bytes - at)), address + BigInt(at))
-      }
+      this.#device.clear(address, bytes)
       return address
     }
     const bank = {
@@ -188,63 +189,27 @@ export class DeviceBanks {
       shift: cleared((banks.slots + 1) * matrix.outFeatures),
     }
     this.#put(new Float32Array(matrix.outFeatures).fill(1), bank.gain)
+    this.#device.loads.wait()
     return bank
   }
 
-  /** One copy of the image to the device, where it is split into the slot's ranges of the banks. */
   #copyImage(slot: number, { parts, rank, features }: PackedAdapter): void {
-    const { plan, floats, banks } = this.#model
+    const { plan, banks } = this.#model
     const image = parts[DEVICE_IMAGE]!
-    const elements = imageElements(plan, rank, features.head)
-    if (rank === 0 || elements === 0) {
-      return
-    }
-    const session = this.#loader(features.head)
-    const binding = new OrtBinding(this.#device.environment, session)
-    const owned: OrtTensor[] = []
-    const own = (tensor: OrtTensor): OrtTensor => {
-      owned.push(tensor)
-      return tensor
-    }
-    try {
-      const array = floats === 'float32' ? image : new Uint16Array(image.buffer, image.byteOffset, image.length * 2)
-      const blocks = imageBlocks(plan, rank, features.head)
-      const sizes = BigInt64Array.from(blocks, ({ rows, columns }) => BigInt(rows * columns))
-      binding.input('image', own(new OrtTensor(this.#device.environment, floats, [elements], array)))
-      binding.input('sizes', own(new OrtTensor(this.#device.environment, 'int64', [blocks.length], sizes)))
-      const byName = new Map(this.#banks.map((bank) => [bank.matrix.name, bank]))
-      for (const [i, { matrix, kind, rows, columns }] of blocks.entries()) {
-        const row = slotRow(slot, matrix.parts.length, banks)
-        const address = byName.get(matrix.name)![kind] + BigInt(row * columns * this.#floatBytes)
-        binding.output(`block.${i}`, own(this.#device.tensor(floats, [rows * columns], address)))
+    const { loads } = this.#device
+    const size = this.#floatBytes
+    const byName = new Map(this.#banks.map((bank) => [bank.matrix.name, bank]))
+    for (const { matrix, kind, part, row, column, rows, columns, offset } of imageBlocks(plan, rank, features.head)) {
+      const width = kind === 'a' ? matrix.inFeatures : matrix.outFeatures
+      const first = slotRow(slot, matrix.parts.length, banks)
+      const address = byName.get(matrix.name)![kind] + BigInt((first + row) * width * size)
+      // The adapter before had another rank, and so other columns in these rows.
+      if (kind === 'b' && part === 0) {
+        loads.clear(address, matrix.parts.length * rank * width * size)
       }
-      binding.run()
-    } finally {
-      binding.dispose()
-      for (const tensor of owned) {
-        tensor.dispose()
-      }
+      const source = new Uint8Array(image.buffer, image.byteOffset + offset * size, rows * columns * size)
+      loads.upRows(source, columns * size, rows, address + BigInt(column * size), width * size)
     }
-  }
-
-  #loader(head: boolean): OrtSession {
-    const known = this.#loaders.get(head)
-    if (known !== undefined) {
-      return known
-    }
-    const { plan, floats } = this.#model
-    const count = imageBlocks(plan, 1, head).length
-    const graph = new GraphWriter(floats, DEVICE_OPSET)
-    const image = graph.input('image', 'float32', ['elements'])
-    const sizes = graph.input('sizes', 'int64', [count])
-    const names = Array.from({ length: count }, (_, i) => `block.${i}`)
-    graph.nodes('Split', [image, sizes], { attributes: { axis: 0 }, outputs: count }, names)
-    for (const name of names) {
-      graph.declareOutput(name, 'float32', [`${name}.elements`])
-    }
-    const session = this.#device.session(graph.toModel())
-    this.#loaders.set(head, session)
-    return session
   }
 
   #copyExtras(slot: number, { parts }: PackedAdapter): void {
@@ -258,15 +223,16 @@ export class DeviceBanks {
   }
 
   #put(values: Float32Array, address: bigint): void {
+    const { loads } = this.#device
     if (this.#model.floats === 'float32') {
-      this.#device.upload(values, address)
+      loads.up(values, values.byteLength, address)
       return
     }
     const halves = new Uint16Array(values.length)
     if (narrowToHalves(values, halves) > 0) {
       throw new RingletError('adapter_refused', "the adapter's magnitudes or biases are beyond float16's 65504")
     }
-    this.#device.upload(halves, address)
+    loads.up(halves, halves.byteLength, address)
   }
 
   #savedHead(parts: PackedAdapter['parts']): SavedHead | undefined {

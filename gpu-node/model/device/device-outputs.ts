@@ -12,10 +12,8 @@ class OutputRows {
   readonly #address: bigint
   readonly #staging: StagingMemory
   readonly #host: Float32Array
-  readonly #copiers = new Map<number, { run(): void; dispose(): void }>()
-  /** By shape, for bindings; and those of the copiers. */
+  /** By shape. */
   readonly #bound = new Map<string, OrtTensor>()
-  readonly #copied: OrtTensor[] = []
 
   constructor(device: DeviceContext, rows: number, columns: number) {
     const bytes = rows * columns * 4
@@ -23,7 +21,7 @@ class OutputRows {
     this.#columns = columns
     this.#address = device.allocate(bytes)
     this.#staging = device.staging(bytes)
-    this.#host = new Float32Array(this.#staging.bytes.buffer as ArrayBuffer, this.#staging.bytes.byteOffset, bytes / 4)
+    this.#host = new Float32Array(this.#staging.bytes.buffer, this.#staging.bytes.byteOffset, bytes / 4)
   }
 
   tensor(shape: number[]): OrtTensor {
@@ -40,32 +38,16 @@ class OutputRows {
   /** The first `rows` rows; valid until the next call. */
   fetch(rows: number): Float32Array {
     if (rows > 0) {
-      this.#copier(rows).run()
+      this.#device.download(this.#address, rows * this.#columns * 4, this.#staging)
     }
     return this.#host.subarray(0, rows * this.#columns)
   }
 
   dispose(): void {
-    for (const copier of this.#copiers.values()) {
-      copier.dispose()
-    }
-    for (const tensor of [...this.#bound.values(), ...this.#copied]) {
+    for (const tensor of this.#bound.values()) {
       tensor.dispose()
     }
-  }
-
-  #copier(rows: number) {
-    const known = this.#copiers.get(rows)
-    if (known !== undefined) {
-      return known
-    }
-    const bytes = rows * this.#columns * 4
-    const from = this.#device.tensor('uint8', [bytes], this.#address)
-    const to = this.#staging.tensor('uint8', [bytes])
-    this.#copied.push(from, to)
-    const copier = this.#device.copier(from, to)
-    this.#copiers.set(rows, copier)
-    return copier
+    this.#bound.clear()
   }
 }
 

@@ -2,6 +2,7 @@
 
 import type { LoadProgress } from '../../engine/engine-client.ts'
 import type { ModelRunner } from '../../engine/engine-types.ts'
+import type { CudaMajor } from '../../ort/cuda-libraries.ts'
 import { openCheckpoint } from '../checkpoint.ts'
 import type { BankSizes } from './bank-layout.ts'
 import type { DeviceFormat } from './device-form.ts'
@@ -13,6 +14,8 @@ export interface DevicePartOptions {
   directory: string
   format: DeviceFormat
   deviceId: number
+  /** For which the provider was built. */
+  cuda: CudaMajor
   /** ONNX Runtime beside its CUDA provider. */
   libraryFile: string
   /** As planned (device-needs.ts). */
@@ -27,13 +30,14 @@ export async function createRunner(
   options: DevicePartOptions,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<ModelRunner> {
-  const { directory, format, deviceId, libraryFile, residentLimit, workspaceLimit, sizes, banks, graphs } = options
+  const { directory, format, deviceId, cuda, libraryFile, sizes, banks, graphs } = options
+  const { residentLimit, workspaceLimit } = options
   const checkpoint = await openCheckpoint(directory, { maxPositions: sizes.maxPositions })
   try {
     const runner = await openDeviceRunner({
       checkpoint,
       format,
-      target: { kind: 'cuda', deviceId, residentLimit, workspaceLimit },
+      target: { kind: 'cuda', deviceId, cuda, residentLimit, workspaceLimit },
       libraryFile,
       // The processor only passes commands on.
       threads: 1,

@@ -88,10 +88,31 @@ export class DeviceRunner implements ModelRunner {
     return this.#options.weights.bytes
   }
 
-  /** Makes the sessions that steps mostly need, so that no sequence waits for them; rarer forms come when first used. */
+  /**
+   * Runs the sessions that steps mostly need at their largest, so that no sequence waits for them, and memory that does not
+   * suffice shows now; what smaller runs take is cut from it. Rarer forms come when first used. No row is in use yet.
+   */
   warmUp(): void {
-    this.#session(BASE_DEVICE_FORM)
-    this.#session({ ...BASE_DEVICE_FORM, lora: 'gather' })
+    const { maxRank } = this.#options.model.banks
+    const { maxChunk, maxLogits } = this.#options.sizes
+    const count = Math.min(maxChunk, this.maxPositions)
+    const step = (rows: number): StepToken[] =>
+      Array.from({ length: rows }, (_, i) => ({ kvRow: 0, token: 0, position: i, adapterSlot: undefined }))
+    this.#rope.choose(0, count)
+    for (const lora of ['none', 'gather'] as const) {
+      const plan: DevicePlan = { form: { ...BASE_DEVICE_FORM, lora }, slots: [], ranks: lora === 'none' ? 0 : maxRank }
+      const outputs = Math.min(count, maxLogits)
+      this.#inputs.fill(plan, step(count), [count - 1])
+      this.#run(plan, { rows: 1, tokens: count, hidden: outputs, logits: outputs }, 0, count, false)
+      const positions = Array.from({ length: this.maxRows }, () => 0)
+      this.#inputs.fill(
+        plan,
+        step(this.maxRows).map((token) => ({ ...token, position: 0 })),
+        positions,
+      )
+      const shape = { rows: this.maxRows, tokens: 1, hidden: this.maxRows, logits: this.maxRows }
+      this.#run(plan, shape, 0, totalBucket(1, this.maxPositions), true)
+    }
   }
 
   prefill(chunk: PrefillChunk): Float32Array {
@@ -228,7 +249,9 @@ export class DeviceRunner implements ModelRunner {
   }
 
   #plan(adapterSlots: readonly (number | undefined)[]): DevicePlan {
-    return planDevice(adapterSlots, (slot) => this.#banks.get(slot).traits, this.#options.model.banks)
+    const plan = planDevice(adapterSlots, (slot) => this.#banks.get(slot).traits, this.#options.model.banks)
+    this.#banks.settle(plan.slots)
+    return plan
   }
 
   #run(plan: DevicePlan, shape: DeviceShape, firstRow: number, total: number, decode: boolean): void {

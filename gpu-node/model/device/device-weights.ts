@@ -4,7 +4,7 @@ import { narrowToHalves } from '../../formats/to-float16.ts'
 import type { ElementType, OrtTensor, TensorArray } from '../../ort/tensor.ts'
 import { planMatrices, planNorms } from '../graph/weight-plan.ts'
 import { makeMatrix, makeNorm, type Progress, ropeWeights, type WeightSource } from '../runner/weight-store.ts'
-import type { CachedWeight } from '../weight-cache.ts'
+import type { GraphWeight } from '../weight-cache.ts'
 import type { DeviceContext } from './device-context.ts'
 import type { DeviceFloats } from './device-form.ts'
 import { type DeviceModel, sharesHead } from './device-graph.ts'
@@ -49,7 +49,7 @@ export async function loadDeviceWeights(
 async function* makeWeights(
   source: WeightSource,
   model: DeviceModel,
-): AsyncGenerator<{ weight: CachedWeight; done: number }> {
+): AsyncGenerator<{ weight: GraphWeight; done: number }> {
   const { decoder, plan, format } = model
   let done = 0
   for (const matrix of planMatrices(plan)) {
@@ -77,11 +77,11 @@ async function* makeWeights(
   }
 }
 
-async function readTable(source: WeightSource, name: string, tensor: string, shape: number[]): Promise<CachedWeight> {
+async function readTable(source: WeightSource, name: string, tensor: string, shape: number[]): Promise<GraphWeight> {
   return { name, type: 'float32', shape, data: await source.readTensor(tensor) }
 }
 
-function inFloats({ type, data }: CachedWeight, floats: DeviceFloats): { type: ElementType; data: TensorArray } {
+function inFloats({ type, data }: GraphWeight, floats: DeviceFloats): { type: ElementType; data: TensorArray } {
   if (type !== 'float32' || floats === 'float32') {
     return { type, data }
   }

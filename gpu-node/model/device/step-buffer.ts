@@ -16,10 +16,9 @@ export class StepBuffer<Name extends string> {
   readonly #staging: StagingMemory
   readonly #address: bigint
   readonly #offsets = new Map<Name, { offset: number; section: Section }>()
-  readonly #copier: { run(): void; dispose(): void }
+  readonly #bytes: number
   /** By name, first element and shape. */
   readonly #views = new Map<string, OrtTensor>()
-  readonly #copied: OrtTensor[]
 
   constructor(device: DeviceContext, sections: Readonly<Record<Name, Section>>) {
     this.#device = device
@@ -28,11 +27,10 @@ export class StepBuffer<Name extends string> {
       this.#offsets.set(name, { offset: bytes, section })
       bytes += Math.ceil((section.elements * BYTES[section.type]) / ALIGNMENT) * ALIGNMENT
     }
+    this.#bytes = bytes
     this.#staging = device.staging(bytes)
     this.#staging.bytes.fill(0)
     this.#address = device.allocate(bytes)
-    this.#copied = [this.#staging.tensor('uint8', [bytes]), device.tensor('uint8', [bytes], this.#address)]
-    this.#copier = device.copier(this.#copied[0]!, this.#copied[1]!)
     this.upload()
   }
 
@@ -70,12 +68,11 @@ export class StepBuffer<Name extends string> {
 
   /** Blocks until the device has what the arrays hold now. */
   upload(): void {
-    this.#copier.run()
+    this.#device.uploadStaged(this.#staging, this.#bytes, this.#address)
   }
 
   dispose(): void {
-    this.#copier.dispose()
-    for (const tensor of [...this.#views.values(), ...this.#copied]) {
+    for (const tensor of this.#views.values()) {
       tensor.dispose()
     }
     this.#views.clear()
@@ -84,6 +81,6 @@ export class StepBuffer<Name extends string> {
   #place(name: Name) {
     const { offset, section } = this.#offsets.get(name)!
     const { bytes } = this.#staging
-    return { buffer: bytes.buffer as ArrayBuffer, at: bytes.byteOffset + offset, section }
+    return { buffer: bytes.buffer, at: bytes.byteOffset + offset, section }
   }
 }

@@ -1,20 +1,24 @@
 /**
  * Time between two tokens of running streams while cold adapters load, 10 a second and 50 at once for 200 requests, beside
- * quiet streams and beside the same requests for adapters that are loaded. `npx tsx bench/adapters-cold.ts [--rank R] [--rounds N]`
+ * quiet streams and beside the same requests for adapters that are loaded.
+ * `npx tsx bench/adapters-cold.ts [--rank R] [--targets all] [--rounds N] [--seconds S] [--only steady|burst]`
  *
- * One node process with a base of SmolLM2-135M's shape (random weights), driven over HTTP; times are those of the client. A
- * cold adapter is a local directory that the node has never seen: read, checked, packed and put into the engine. With
- * `--rank 16 --targets all` an adapter is 9.8 MB in bfloat16, and two busy cores can't make ten of them ready in a second.
+ * One node process with a base of SmolLM2-135M's shape (random weights), driven over HTTP. A cold adapter is a local directory
+ * that the node has never seen: read, checked, packed and put into the engine. Phases are short and follow each other in turns,
+ * each round forwards and then backwards, so that all meet the same machine. The streams are read in a thread of their own;
+ * the requests beside them are sent at low priority, as clients don't run on a node's cores. With `--rank 16 --targets all` an
+ * adapter is 9.8 MB in bfloat16, and two busy cores can't make ten of them ready in a second.
  */
 
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { constants, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type BenchNode, startBenchNode } from './bench-node.ts'
 import { describeMachine, quantile, spread } from './machine.ts'
 import { SHAPE_135M } from './random-base.ts'
 import { ALL_LINEAR, writeRandomAdapter, writeRandomBase } from './random-files.ts'
+import { StreamClients } from './stream-clients.ts'
 
 const GOAL = 1.2
 const LOADS_PER_SECOND = 10
@@ -28,9 +32,12 @@ const { values } = parseArgs({
     streams: { type: 'string', default: '8' },
     rank: { type: 'string', default: '8' },
     targets: { type: 'string', default: 'q_proj,v_proj' },
-    rounds: { type: 'string', default: '2' },
-    seconds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '3' },
+    seconds: { type: 'string', default: '2' },
     threads: { type: 'string', default: '2' },
+    only: { type: 'string' },
+    /** Handed on to the node, comma-separated: to compare settings. */
+    node: { type: 'string' },
   },
 })
 const streams = Number(values.streams)
@@ -50,8 +57,9 @@ interface Measured {
   rate: number
 }
 
+const QUIET = 'nothing beside'
 const PHASES: Record<string, Beside> = {
-  'nothing beside': { kind: 'none' },
+  [QUIET]: { kind: 'none' },
   '10 requests/s, loaded': { kind: 'steady', cold: false },
   '10 requests/s, cold': { kind: 'steady', cold: true },
   '200 at once, loaded': { kind: 'burst', cold: false },
@@ -60,26 +68,35 @@ const PHASES: Record<string, Beside> = {
 
 console.log(describeMachine())
 const folder = await mkdtemp(join(tmpdir(), 'ringlet-cold-'))
+const clients = new StreamClients()
 let node: BenchNode | undefined
 try {
   await writeRandomBase(join(folder, 'base'), { ...SHAPE_135M, positions: POSITIONS })
   const streamAdapters = await writeAdapters(streams)
   node = await start()
+  if (process.platform === 'linux') {
+    // There 0 is the calling thread alone.
+    setPriority(0, constants.priority.PRIORITY_BELOW_NORMAL)
+  }
   const bytes = await warmUp(node, streamAdapters)
   console.log(
     `135m shape, int8, ${values.threads} threads; ${streams} streams of ${streams} adapters, 16 rows; adapters of rank ` +
       `${values.rank} on ${targets.join(', ')}, ${(bytes / 1e6).toFixed(1)} MB packed; requests of '${PROMPT}' + 1 token`,
   )
+  const chosen = Object.entries(PHASES).filter(
+    ([, { kind }]) => kind === 'none' || values.only === undefined || kind === values.only,
+  )
   const rounds: Record<string, Measured>[] = []
   for (let round = 0; round < Number(values.rounds); round++) {
     const measured: Record<string, Measured> = {}
-    for (const [name, beside] of Object.entries(PHASES)) {
+    for (const [name, beside] of round % 2 === 0 ? chosen : chosen.toReversed()) {
       measured[name] = await measure(node, streamAdapters, beside)
     }
     rounds.push(measured)
   }
   report(rounds)
 } finally {
+  await clients.close()
   await node?.stop()
   await rm(folder, { recursive: true, force: true })
 }
@@ -88,28 +105,30 @@ function start(): Promise<BenchNode> {
   const places = ['--model', join(folder, 'base'), '--adapter-root', join(folder, 'adapters')]
   const sizes = ['--max-sequences', '16', '--max-positions', String(POSITIONS), '--prefix-cache', '0']
   const memory = ['--adapter-ram', '512MiB', '--adapter-disk', '4GiB', '--threads', values.threads]
-  return startBenchNode([...places, ...sizes, ...memory, '--state', join(folder, 'state')])
+  const more = values.node?.split(',') ?? []
+  return startBenchNode([...places, ...sizes, ...memory, '--state', join(folder, 'state'), ...more])
 }
 
-/** Every stream's adapter in the engine, every session made; the packed bytes of an adapter. */
+/** Every stream's adapter in the engine, every session made, the code of both paths compiled; the packed bytes of an adapter. */
 async function warmUp(on: BenchNode, names: readonly string[]): Promise<number> {
   await Promise.all(names.map((adapter) => on.generate({ adapter, prompt: STREAM_PROMPT, tokens: 8 })))
-  return Math.max(...(await on.adapters()).map(({ bytes }) => bytes))
+  const bytes = Math.max(...(await on.adapters()).map((adapter) => adapter.bytes))
+  await measure(on, names, { kind: 'steady', cold: true })
+  return bytes
 }
 
 async function measure(on: BenchNode, streamAdapters: readonly string[], beside: Beside): Promise<Measured> {
   const count = beside.kind === 'burst' ? BURST.adapters : Math.ceil(LOADS_PER_SECOND * seconds)
   const cold = beside.kind !== 'none' && beside.cold ? await writeAdapters(count) : []
   const wanted = cold.length > 0 ? cold : streamAdapters
-  const end = new AbortController()
-  const running = await startStreams(on, streamAdapters, end)
+  const options = { prompt: STREAM_PROMPT, tokens: POSITIONS - 64 }
+  await clients.start(await Promise.all(streamAdapters.map((adapter) => on.streamRequest({ adapter, ...options }))))
   const answers: number[] = []
   const ask = async (i: number) => {
     const askedAt = performance.now()
     await on.generate({ adapter: wanted[i % wanted.length], prompt: PROMPT, tokens: 1 })
     answers.push(performance.now() - askedAt)
   }
-  running.pauses.length = 0
   const startedAt = performance.now()
   if (beside.kind === 'burst') {
     await Promise.all(Array.from({ length: BURST.requests }, (_, i) => ask(i)))
@@ -117,12 +136,7 @@ async function measure(on: BenchNode, streamAdapters: readonly string[], beside:
     await steadily(beside.kind === 'steady' ? ask : undefined)
   }
   const rate = (1000 * answers.length) / (performance.now() - startedAt)
-  const pauses = [...running.pauses]
-  if (running.ended() > 0) {
-    throw new Error(`a stream ended before the loads did, after ${POSITIONS} positions`)
-  }
-  end.abort()
-  await running.over
+  const pauses = await clients.stop()
   await Promise.all(cold.map((name) => rm(join(folder, 'adapters', name), { recursive: true })))
   return { pauses, answers, rate }
 }
@@ -144,43 +158,6 @@ async function steadily(ask: ((i: number) => Promise<void>) | undefined): Promis
   await Promise.all(asked)
 }
 
-/** Resolves when each has its first tokens. */
-async function startStreams(on: BenchNode, names: readonly string[], end: AbortController) {
-  const pauses: number[] = []
-  let ended = 0
-  const started = names.map(
-    (adapter) =>
-      new Promise<{ over: Promise<void> }>((begun, failed) => {
-        let tokens = 0
-        let last = 0
-        const options = { adapter, prompt: STREAM_PROMPT, tokens: POSITIONS - 64, signal: end.signal }
-        const over = on
-          .stream(options, (at) => {
-            pauses.push(at - last)
-            last = at
-            tokens++
-            if (tokens === 4) {
-              begun({ over })
-            }
-          })
-          .then(
-            () => {
-              ended++
-            },
-            (error: unknown) => {
-              failed(error)
-              if (!end.signal.aborted) {
-                throw error
-              }
-            },
-          )
-      }),
-  )
-  const running = await Promise.all(started)
-  const over = Promise.all(running.map((stream) => stream.over))
-  return { pauses, ended: () => ended, over }
-}
-
 async function writeAdapters(count: number): Promise<string[]> {
   const names: string[] = []
   for (let i = 0; i < count; i++) {
@@ -196,27 +173,26 @@ function report(rounds: readonly Record<string, Measured>[]): void {
   console.log(
     'beside the streams        pauses ms: p50    p99    max   p99 / quiet p99    p99 / quiet p50    answers/s   ms p50    p99',
   )
-  for (const name of Object.keys(PHASES)) {
-    const all = rounds.map((round) => round[name]!)
-    const pauses = all.flatMap((measured) => measured.pauses)
-    const answers = all.flatMap((measured) => measured.answers)
-    const relations = (q: number) =>
-      rounds.map((round) => quantile(round[name]!.pauses, 0.99) / quantile(round['nothing beside']!.pauses, q))
+  const all = (name: string) => rounds.flatMap((round) => round[name]!.pauses)
+  for (const name of Object.keys(rounds[0] ?? {})) {
+    const measured = rounds.map((round) => round[name]!)
+    const answers = measured.flatMap((one) => one.answers)
+    const relation = (q: number) => {
+      const together = quantile(all(name), 0.99) / quantile(all(QUIET), q)
+      const apart = rounds.map((round) => quantile(round[name]!.pauses, 0.99) / quantile(round[QUIET]!.pauses, q))
+      return `  ${together.toFixed(2)} (${quantile(apart, 0).toFixed(2)}–${quantile(apart, 1).toFixed(2)})`
+    }
     const ms = (numbers: readonly number[], q: number) => quantile(numbers, q).toFixed(1).padStart(7)
-    const row = [
-      name.padEnd(32),
-      ...[0.5, 0.99, 1].map((q) => ms(pauses, q)),
-      `  ${spread(relations(0.99), 2)}`,
-      `  ${spread(relations(0.5), 2)}`,
-    ]
+    const pauses = [0.5, 0.99, 1].map((q) => ms(all(name), q))
     const rate = spread(
-      all.map((measured) => measured.rate),
+      measured.map((one) => one.rate),
       1,
     )
     const answered = answers.length === 0 ? [] : [`  ${rate}`, ms(answers, 0.5), ms(answers, 0.99)]
-    console.log([...row, ...answered].join(''))
+    console.log([name.padEnd(32), ...pauses, relation(0.99), relation(0.5), ...answered].join(''))
   }
   console.log(
-    `${rounds.length} rounds, each beside its own quiet phase: median (least–most); goal of the cold rows: p99 / quiet p99 ≤ ${GOAL}`,
+    `${rounds.length} rounds; ratios of all pauses together (least–most of the rounds, each beside its own quiet phase); ` +
+      `goal of the cold rows: p99 / quiet p99 ≤ ${GOAL}`,
   )
 }

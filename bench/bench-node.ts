@@ -20,6 +20,8 @@ export interface GenerateOptions {
 export interface BenchNode {
   /** A whole answer, greedy, of exactly `tokens` tokens; throws on any refusal. */
   generate(options: GenerateOptions): Promise<{ tier: string; promptTokens: number; tokens: number }>
+  /** What `stream` sends, for a client that reads it itself. */
+  streamRequest(options: GenerateOptions): Promise<{ url: string; headers: Record<string, string>; body: string }>
   /** Calls back at each token. */
   stream(options: GenerateOptions, onToken: (at: number) => void): Promise<void>
   post(path: string, body: object, ticket?: Partial<Ticket>): Promise<Response>
@@ -54,6 +56,11 @@ export async function startBenchNode(flags: readonly string[]): Promise<BenchNod
     }
     return reply
   }
+  const streamRequest: BenchNode['streamRequest'] = async (options) => ({
+    url: `${url}/generate_stream`,
+    headers: await ticketHeaders({ adapter: localAdapter(options.adapter) }),
+    body: JSON.stringify(bodyOf(options)),
+  })
   return {
     post,
     generate: async (options) => {
@@ -63,11 +70,11 @@ export async function startBenchNode(flags: readonly string[]): Promise<BenchNod
       const tier = reply.headers.get('x-adapter-cache') ?? 'base'
       return { tier, promptTokens: count('x-prompt-tokens'), tokens: count('x-generated-tokens') }
     },
+    streamRequest,
     stream: async (options, onToken) => {
-      const headers = await ticketHeaders({ adapter: localAdapter(options.adapter) })
-      const body = JSON.stringify(bodyOf(options))
+      const { url: address, headers, body } = await streamRequest(options)
       const signal = options.signal ?? null
-      const reply = await fetch(`${url}/generate_stream`, { method: 'POST', headers, body, signal })
+      const reply = await fetch(address, { method: 'POST', headers, body, signal })
       for await (const event of readEvents(reply)) {
         if (event.id === undefined) {
           throw new Error(event.data)

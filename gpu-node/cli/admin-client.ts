@@ -1,5 +1,7 @@
 /** Calls the edge's admin API: one request function with the admin token, and errors that say what the edge said. */
 
+import { fetchFailure } from '../fetch-failure.ts'
+
 export interface AdminClient {
   /** `path` below `/admin`, e.g. `/tenants`. Throws an `AdminError` for any status but 2xx. */
   call<T>(method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: object): Promise<T>
@@ -26,14 +28,18 @@ export interface AdminClientOptions {
 export function createAdminClient(options: AdminClientOptions): AdminClient {
   return {
     async call<T>(method: string, path: string, body?: object): Promise<T> {
-      const response = await options.fetch(new URL(`/admin${path}`, options.edgeUrl), {
-        method,
-        headers: {
-          authorization: `Bearer ${options.adminToken}`,
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-        },
-        body: body === undefined ? null : JSON.stringify(body),
-      })
+      const response = await options
+        .fetch(new URL(`/admin${path}`, options.edgeUrl), {
+          method,
+          headers: {
+            authorization: `Bearer ${options.adminToken}`,
+            ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          },
+          body: body === undefined ? null : JSON.stringify(body),
+        })
+        .catch((cause: unknown) => {
+          throw new Error(`the edge ${options.edgeUrl} does not answer: ${fetchFailure(cause)}`, { cause })
+        })
       const text = await response.text()
       if (!response.ok) {
         throw toError(response.status, text)
@@ -48,7 +54,9 @@ function toError(status: number, text: string): AdminError {
   try {
     const body = JSON.parse(text) as { error?: string | { message?: string }; code?: string }
     const message = typeof body.error === 'string' ? body.error : body.error?.message
-    return new AdminError(status, body.code ?? 'unknown', message ?? text)
+    // LoRAX's opening words say nothing here.
+    const words = (message ?? text).replace(/^Input validation error: /, '')
+    return new AdminError(status, body.code ?? 'unknown', words)
   } catch {
     return new AdminError(status, 'unknown', `the edge answered ${status}: ${text.slice(0, 200)}`)
   }

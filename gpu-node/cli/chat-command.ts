@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { defineCommand } from 'citty'
 import { createRingletClient, type RingletClient } from '../../shared/client/ringlet-client.ts'
+import { fetchFailure } from '../fetch-failure.ts'
 import { checkArgs } from './command-args.ts'
 
 const args = {
@@ -62,7 +63,7 @@ async function openClient(edge: string | undefined, state: string): Promise<Ring
   const token = process.env.RINGLET_TOKEN
   const baseUrl = edge ?? process.env.RINGLET_EDGE_URL
   if (token !== undefined && baseUrl !== undefined) {
-    return createRingletClient({ baseUrl, token })
+    return clientOf(baseUrl, token)
   }
   const file = join(state, 'dev.json')
   const text = await readFile(file, 'utf8').catch((cause: unknown) => {
@@ -71,7 +72,19 @@ async function openClient(edge: string | undefined, state: string): Promise<Ring
     })
   })
   const local = JSON.parse(text) as { edgeUrl: string; tenantToken: string }
-  return createRingletClient({ baseUrl: baseUrl ?? local.edgeUrl, token: token ?? local.tenantToken })
+  return clientOf(baseUrl ?? local.edgeUrl, token ?? local.tenantToken)
+}
+
+function clientOf(baseUrl: string, token: string): RingletClient {
+  return createRingletClient({
+    baseUrl,
+    token,
+    fetch: (input, init) =>
+      fetch(input, init).catch((cause: unknown) => {
+        // Still a TypeError: by it the client knows a broken connection.
+        throw new TypeError(`${baseUrl} does not answer: ${fetchFailure(cause)}`, { cause })
+      }),
+  })
 }
 
 /** The base is listed first, and it alone has no parent. */

@@ -12,6 +12,7 @@ import {
 } from '../../shared/fleet.ts'
 import { signHeartbeat } from '../../shared/heartbeat-signature.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
+import { fetchFailure } from '../fetch-failure.ts'
 import type { ReceivedKeys } from './received-keys.ts'
 
 /** What a node says of itself at one moment; the sender adds `draining`, `leaving` and the residents' version. */
@@ -102,7 +103,7 @@ export function startHeartbeats(options: HeartbeatOptions): Heartbeats {
       resolveJoined()
       return true
     } catch (cause) {
-      noteReachable(false, cause instanceof Error ? cause.message : String(cause))
+      noteReachable(false, fetchFailure(cause))
       return false
     }
   }

@@ -91,10 +91,15 @@ describe('ringlet alias, nodes and usage', () => {
 
   test('list nodes, drain one, explain a placement', async () => {
     expect(await run(nodesCommand, 'list')).toMatch(/^node-0 +http:.*demo\/base +0\/8 +up$/m)
-    expect(JSON.parse(await run(nodesCommand, 'explain', 'local:x'))).toMatchObject({ chosen: { nodeId: 'node-0' } })
+    const explained = JSON.parse(await run(nodesCommand, 'explain', 'local:x', '--json')) as unknown
+    expect(explained).toMatchObject({ chosen: { nodeId: 'node-0' } })
+    const told = await run(nodesCommand, 'explain', 'local:x')
+    expect(told).toMatch(/^local:x: node-0 \(\w+\)$/m)
+    expect(told).toMatch(/^node-0 +1, owner +none +\d+\/\d+$/m)
     expect(await run(nodesCommand, 'drain', 'node-0')).toContain('no new requests')
     await run(nodesCommand, 'undrain', 'node-0')
-    expect(JSON.parse(await run(nodesCommand, 'prefetch', 'local:x'))).toMatchObject([{ node: 'node-0', status: 200 }])
+    const fetched = JSON.parse(await run(nodesCommand, 'prefetch', 'local:x', '--json')) as unknown
+    expect(fetched).toMatchObject([{ node: 'node-0', status: 200 }])
   })
 
   test('print usage as a table and as CSV', async () => {

@@ -133,15 +133,26 @@ function varsFromEnvironment(): Record<string, string> {
   )
 }
 
-/** `npm run dev:edge -- [--port 8787] [--host 127.0.0.1] [--state .ringlet]`. Prints `edge ready URL` when it listens. */
+const USAGE = `npm run dev:edge -- [options]
+  --port N     where it listens (8787; 0 takes a free port)
+  --host ADDR  (127.0.0.1)
+  --state DIR  tenants, aliases, usage, and secrets that were made up (.ringlet)
+Settings are environment variables: docs/edge.md lists them.`
+
+/** Prints `edge ready URL` when it listens. */
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       port: { type: 'string', default: '8787' },
       host: { type: 'string', default: '127.0.0.1' },
       state: { type: 'string', default: '.ringlet' },
+      help: { type: 'boolean', default: false },
     },
   })
+  if (values.help) {
+    console.log(USAGE)
+    return
+  }
   const port = Number(values.port)
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new Error(`--port is a number from 0 to 65535; given: ${values.port}`)

@@ -1,4 +1,4 @@
-/** Shows how far the start has come: a bar on a terminal, a line a stage elsewhere. */
+/** Shows how far the start has come: a bar on a terminal; elsewhere a line a stage, and how much of it is done while it lasts. */
 
 import { Presets, SingleBar } from 'cli-progress'
 
@@ -9,7 +9,12 @@ export interface LoadDisplay {
 }
 
 export function createLoadDisplay(stream: NodeJS.WriteStream): LoadDisplay {
-  return stream.isTTY ? createBar(stream) : createLines((line) => stream.write(`${line}\n`))
+  return stream.isTTY
+    ? createBar(stream)
+    : createLines(
+        (line) => stream.write(`${line}\n`),
+        () => performance.now(),
+      )
 }
 
 function createBar(stream: NodeJS.WriteStream): LoadDisplay {
@@ -22,14 +27,21 @@ function createBar(stream: NodeJS.WriteStream): LoadDisplay {
   }
 }
 
-function createLines(write: (line: string) => void): LoadDisplay {
+/** Milliseconds between two lines of one stage. */
+const LINE_GAP_MS = 5_000
+
+function createLines(write: (line: string) => void, now: () => number): LoadDisplay {
   let current: string | undefined
+  let writtenAt = 0
   return {
-    show: (stage) => {
-      if (stage !== current) {
-        current = stage
-        write(`loading: ${stage}`)
+    show: (stage, fraction) => {
+      const at = now()
+      if (stage === current && at - writtenAt < LINE_GAP_MS) {
+        return
       }
+      write(`loading: ${stage}${stage === current ? ` ${Math.floor(fraction * 100)} %` : ''}`)
+      current = stage
+      writtenAt = at
     },
     done: () => {},
   }

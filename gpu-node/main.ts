@@ -29,6 +29,8 @@ async function main(): Promise<void> {
 }
 
 async function run(config: NodeConfig): Promise<void> {
+  // The SDK's version is fixed here; which Node later versions of it will want is nothing an operator can act on.
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
   const log = pino({ level: config.logLevel, base: { node: config.nodeId } }, pino.destination(2))
   const received = receivesKeys(config) ? createReceivedKeys() : undefined
   const { ticketKeys, joinKeys } = await keysOf({ ...config, ticketKeys: received ?? config.ticketKeys })
@@ -57,7 +59,7 @@ async function run(config: NodeConfig): Promise<void> {
           describe: () => node.describe(server.url),
           fetch,
           now: Date.now,
-          log: (event, fields) => log.info(fields, event),
+          log: (event, fields) => log[event === 'fleet_unreachable' ? 'warn' : 'info'](fields, event),
           ...(received === undefined ? {} : { ticketKeys: received }),
         })
   // Told on stdout for whoever supervises the process.

@@ -56,6 +56,15 @@ export async function writeDevJson(stateDir: string, content: DevJson): Promise<
   await writePrivate(join(stateDir, 'dev.json'), content)
 }
 
+/** Of the last start, if there was one. */
+export async function readEdgeUrl(stateDir: string): Promise<string | undefined> {
+  try {
+    return (JSON.parse(await readFile(join(stateDir, 'dev.json'), 'utf8')) as DevJson).edgeUrl
+  } catch {
+    return undefined
+  }
+}
+
 function secret(): string {
   return randomBytes(32).toString('base64url')
 }

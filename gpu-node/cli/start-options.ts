@@ -58,7 +58,7 @@ export function parseStartOptions(argv: readonly string[]): StartOptions | 'help
     port: wholeNumber('--port', values.port, 0, 65_535),
     nodes: wholeNumber('--nodes', values.nodes, 1, 64),
     model: values.model ?? DEMO_MODEL,
-    adapterRoots: roots.map((root) => resolve(root)),
+    adapterRoots: roots.map(directory),
     stateDir: resolve(values.state),
     nodeArguments,
   }
@@ -69,6 +69,14 @@ export function localAdapters(roots: readonly string[]): string[] {
   return roots.flatMap((root) =>
     readdirSync(root).filter((name) => statSync(join(root, name, 'adapter_config.json'), { throwIfNoEntry: false })),
   )
+}
+
+function directory(root: string): string {
+  const path = resolve(root)
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
+    throw new Error(`--adapter-root ${root} is no directory`)
+  }
+  return path
 }
 
 function wholeNumber(option: string, text: string, least: number, most: number): number {

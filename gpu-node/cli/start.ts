@@ -10,19 +10,20 @@ import { join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AdminClient, createAdminClient } from './admin-client.ts'
 import { demoTenantToken } from './demo-tenant.ts'
-import { type DevJson, type DevSecrets, loadSecrets, writeDevJson } from './dev-state.ts'
+import { type DevJson, type DevSecrets, loadSecrets, readEdgeUrl, writeDevJson } from './dev-state.ts'
 import { greeting } from './start-greeting.ts'
 import { DEMO_MODEL, localAdapters, parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
 import { type ChildSpec, createSupervisor, type Supervisor } from './supervise.ts'
 
 const repository = resolve(import.meta.dirname, '../..')
 const READY = /^(?:edge|node) ready (http:\/\/\S+)/
-/** What a child may take to load; a big model on a slow disk needs minutes, and says so in its log. */
 const POLL_MS = 100
 /** Checks without an answer before the edge counts as dead though its process lives (workerd may die alone). */
 const DEAF_CHECKS = 3
 const CHECK_INTERVAL_MS = 2_000
 const GRACE_MS = 8_000
+const FIRST_NODE = 'node-1'
+const QUIET_START_MS = 5_000
 
 interface Fleet {
   supervisor: Supervisor
@@ -37,6 +38,8 @@ async function main(): Promise<void> {
     return
   }
   const secrets = await loadSecrets(options.stateDir)
+  await refuseSecondStart(options.stateDir, secrets)
+  console.log(`starting the edge and ${options.nodes} node${options.nodes === 1 ? '' : 's'} …`)
   // Chosen here and not by the edge: an edge that is started again must come back where clients know it.
   const port = options.port === 0 ? await freePort() : options.port
   const fleet = startFleet({ ...options, port }, secrets)
@@ -64,6 +67,25 @@ async function main(): Promise<void> {
     }),
   )
   await watch(fleet, options.stateDir, state)
+}
+
+/** Two of them would share one database and one set of caches. Whoever takes this state's admin token runs on this state. */
+async function refuseSecondStart(stateDir: string, { adminToken }: DevSecrets): Promise<void> {
+  const edgeUrl = await readEdgeUrl(stateDir)
+  if (edgeUrl === undefined) {
+    return
+  }
+  const runs = await createAdminClient({ edgeUrl, adminToken, fetch })
+    .call('GET', '/nodes')
+    .then(
+      () => true,
+      () => false,
+    )
+  if (runs) {
+    throw new Error(
+      `npm start runs already on ${relative('.', stateDir)}, at ${edgeUrl}; for another: --state DIR --port N`,
+    )
+  }
 }
 
 async function freePort(): Promise<number> {
@@ -126,6 +148,7 @@ function childSpec(
 ): ChildSpec {
   mkdirSync(join(options.stateDir, 'logs'), { recursive: true })
   const log = createWriteStream(logFile(options, name))
+  const startedAt = performance.now()
   return {
     name,
     argv,
@@ -133,6 +156,10 @@ function childSpec(
     isReady: (line) => READY.test(line),
     onLine: (line) => {
       log.write(`${line}\n`)
+      // What is quick needs no words; a model that is fetched, or big, does.
+      if (name === FIRST_NODE && line.startsWith('loading: ') && performance.now() - startedAt > QUIET_START_MS) {
+        console.log(line)
+      }
       const url = READY.exec(line)?.[1]
       if (url !== undefined) {
         urls.set(name, url)

@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ticketHeaders } from '../support/mint-ticket.ts'
 import { listProcesses } from '../support/processes.ts'
@@ -140,6 +142,18 @@ describe('when a part goes', () => {
       (reply) => reply?.status === 200,
     )
     expect(answer?.text).toContain('"customer": "Anna"')
+  })
+
+  test('a second npm start on the same state is told of the first, which runs on', async () => {
+    const options = ['--silent', '--', '--port', '0', '--state', stack.stateDir]
+    const second = await promisify(execFile)('npm', ['start', ...options]).catch(
+      (error: { code: number; stderr: string }) => error,
+    )
+    expect(second).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining(`at ${stack.dev.edgeUrl}; for another: --state`),
+    })
+    expect((await stack.post('/generate', { inputs: 'x', parameters: { max_new_tokens: 1 } })).status).toBe(200)
   })
 
   test('SIGTERM ends every process that was started', async () => {

@@ -5,6 +5,7 @@ import { statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { Logger } from 'pino'
 import { parseAdapterName } from '../shared/adapter-ref.ts'
+import { MAX_RESIDENTS } from '../shared/fleet.ts'
 import type { SigningKeys } from '../shared/hmac.ts'
 import type { AdapterStore } from './adapters/adapter-store.ts'
 import { createHomeFetch } from './adapters/sources/http-home.ts'
@@ -220,7 +221,10 @@ function describeNode(
     bootId,
     resident: adapters
       .list()
-      .map(({ ref, digest, tier }) => ({ ref, digest, tier: engine.isResident(digest) ? 'engine' : tier })),
+      .flatMap(({ refs, digest, tier }) =>
+        refs.map((ref) => ({ ref, digest, tier: engine.isResident(digest) ? ('engine' as const) : tier })),
+      )
+      .slice(0, MAX_RESIDENTS),
   }
 }
 

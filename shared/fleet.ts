@@ -14,6 +14,9 @@ export const HEARTBEAT_PATH = '/fleet/heartbeat'
 export const ADAPTER_TIERS = ['remote', 'disk', 'ram', 'engine'] as const
 export type AdapterTier = (typeof ADAPTER_TIERS)[number]
 
+/** Entries of a heartbeat's list; one for each name of a content. */
+export const MAX_RESIDENTS = 100_000
+
 export const residentAdapterSchema = z.object({
   /** `formatAdapterRef` of the ref with its exact revision, or a merge's `selectionKey`. */
   ref: z.string().max(8192),
@@ -46,7 +49,7 @@ export const heartbeatSchema = z.object({
   /** Random per process: a restart under the same id is told from a flap. */
   bootId: z.string().max(64),
   /** Absent: unchanged since the list that was sent with the same `bootId` and `residentVersion`. */
-  resident: z.array(residentAdapterSchema).max(100_000).optional(),
+  resident: z.array(residentAdapterSchema).max(MAX_RESIDENTS).optional(),
   /** Raised by the sender with every change of `resident`. */
   residentVersion: z.number().int().nonnegative().default(0),
   /** `keysVersion` of the ticket keys that the edge gave it, empty for none yet. Absent: it was configured with its own. */

@@ -3,8 +3,10 @@
 import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
 import { nodeHash } from '../routing/hash.ts'
 import type { FleetRegistry } from './fleet-registry.ts'
+import { toResidentDigests } from './resident-digests.ts'
 import { toResidentHashes } from './resident-index.ts'
 import type { ShardReader } from './shard-report.ts'
+import { withTimeout } from './with-timeout.ts'
 
 export interface FleetRegistryBinding {
   namespace: DurableObjectNamespace<FleetRegistry>
@@ -20,13 +22,39 @@ export async function reportHeartbeat(
   sentAt: number,
 ): Promise<HeartbeatAnswer> {
   const { resident, ...light } = heartbeat
-  const hashes = resident === undefined ? undefined : toResidentHashes(resident)
-  return await shardOf(registry, heartbeat.nodeId).report(light, hashes, sentAt)
+  const listed =
+    resident === undefined ? undefined : { hashes: toResidentHashes(resident), digests: toResidentDigests(resident) }
+  return await shardOf(registry, heartbeat.nodeId).report(light, listed, sentAt)
 }
 
 /** Takes a node out of placement for new requests, or back in. `false`: no such node. */
 export async function drainNode(registry: FleetRegistryBinding, nodeId: string, draining: boolean): Promise<boolean> {
   return await shardOf(registry, nodeId).drain(nodeId, draining)
+}
+
+/** Longest wait for a shard. */
+const DIGESTS_TIMEOUT_MS = 1_500
+
+/**
+ * The digest under which nodes hold each of these names; `undefined` where none does, where nodes differ, and where a shard
+ * did not answer.
+ */
+export async function residentDigests(
+  registry: FleetRegistryBinding,
+  names: readonly string[],
+): Promise<(string | undefined)[]> {
+  if (names.length === 0) {
+    return []
+  }
+  const answers = await Promise.all(
+    Array.from({ length: registry.shards }, (_, shard) =>
+      withTimeout(fleetShard(registry, shard).digests(names), DIGESTS_TIMEOUT_MS),
+    ),
+  )
+  return names.map((_, i) => {
+    const found = new Set(answers.flatMap((answer) => answer?.[i] ?? []))
+    return found.size === 1 ? [...found][0] : undefined
+  })
 }
 
 export function fleetReader(registry: FleetRegistryBinding): ShardReader {

@@ -3,6 +3,7 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
 import { afterHeartbeat, isAlive, isDraining, isForgotten, type NodeRecord } from './membership.ts'
+import { findDigests, type ResidentDigests } from './resident-digests.ts'
 import type { ResidentHashes } from './resident-index.ts'
 import type { ShardReport } from './shard-report.ts'
 
@@ -10,6 +11,7 @@ interface Residents {
   bootId: string
   version: number
   hashes: ResidentHashes
+  digests: ResidentDigests
   /** The cursor at which they changed. */
   changedAt: number
 }
@@ -33,8 +35,12 @@ export class FleetRegistry extends DurableObject {
     })
   }
 
-  /** `hashes`: the heartbeat's residents, `undefined` when it brought none. */
-  async report(heartbeat: Heartbeat, hashes: ResidentHashes | undefined, sentAt: number): Promise<HeartbeatAnswer> {
+  /** `listed`: the heartbeat's residents, `undefined` when it brought none. */
+  async report(
+    heartbeat: Heartbeat,
+    listed: Pick<Residents, 'hashes' | 'digests'> | undefined,
+    sentAt: number,
+  ): Promise<HeartbeatAnswer> {
     const now = Date.now()
     const { nodeId } = heartbeat
     const known = this.#records.get(nodeId)
@@ -44,10 +50,10 @@ export class FleetRegistry extends DurableObject {
       if (known === undefined || !sameMembership(known, record)) {
         await this.ctx.storage.put(RECORD_PREFIX + nodeId, record)
       }
-      if (hashes !== undefined) {
+      if (listed !== undefined) {
         this.#cursor += 1
         const { bootId, residentVersion: version } = heartbeat
-        this.#residents.set(nodeId, { bootId, version, hashes, changedAt: this.#cursor })
+        this.#residents.set(nodeId, { bootId, version, ...listed, changedAt: this.#cursor })
       }
     }
     await this.#forget(now)
@@ -78,6 +84,17 @@ export class FleetRegistry extends DurableObject {
         return isNews ? [{ nodeId, hashes: residents.hashes }] : []
       }),
     }
+  }
+
+  /** For each name the different digests under which nodes that are alive hold it, at most two. */
+  digests(names: readonly string[]): string[][] {
+    const now = Date.now()
+    const alive = [...this.#records.values()].filter((record) => isAlive(record, now))
+    const lists = alive.flatMap(({ report: { nodeId, bootId } }) => {
+      const residents = this.#residents.get(nodeId)
+      return residents?.bootId === bootId ? [residents.digests] : []
+    })
+    return findDigests(lists, names)
   }
 
   /** An operator's wish, kept until the node restarts. `false`: no such node. */

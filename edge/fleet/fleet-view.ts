@@ -3,6 +3,7 @@
 import { createFleetSnapshot, type FleetNode, type FleetSnapshot } from './fleet-snapshot.ts'
 import { createResidentIndex, NO_RESIDENTS } from './resident-index.ts'
 import type { ShardReader, ShardReport } from './shard-report.ts'
+import { withTimeout } from './with-timeout.ts'
 
 /** Older than this, the next request refreshes it. */
 const REFRESH_MS = 1_000
@@ -96,20 +97,3 @@ function applyReport(state: ShardState, report: ShardReport, now: number): Shard
 }
 
 const NOTHING_RESIDENT = createResidentIndex(NO_RESIDENTS)
-
-/** `undefined` when the shard failed or took too long: the caller keeps what it has. */
-async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  let giveUp: () => void
-  const late = new Promise<undefined>((resolve) => {
-    giveUp = () => resolve(undefined)
-  })
-  const timer = setTimeout(() => giveUp(), timeoutMs)
-  try {
-    return await Promise.race([work, late])
-  } catch {
-    // The registry being away is expected and shows in the snapshot's age, which /health and the admin API report.
-    return undefined
-  } finally {
-    clearTimeout(timer)
-  }
-}

@@ -17,13 +17,8 @@ const CR = 13
 /** What the client has of a stream, over all nodes that served it. */
 export interface StreamProgress {
   delivered: Delivered
-  /** Token ids in `delivered`, all choices together. */
+  /** Token ids of `delivered` that came by here, all choices together: those from before a client resumed don't count. */
   tokens: number
-  /**
-   * Where each choice stood when a client came back to a stream that broke off; those tokens are known to the node alone, so
-   * `delivered` begins after them, and no other node can go on. Absent: the stream is here from its first token.
-   */
-  startedAt?: Record<string, number>
   /** Of the adapter that answers, `base` for none; absent until a node has told it. */
   digest?: string
   /** As a node counted them; absent until one has told. */
@@ -140,20 +135,17 @@ function noteStart(progress: StreamProgress, started: RegExpExecArray | null): v
   progress.promptTokens ??= Number(promptTokens)
 }
 
-/** `<choice>:<count>:<ids>`. `false`: the client has these tokens already. Throws when tokens between are missing. */
+/** `<choice>:<count>:<ids>:<node tag>`. `false`: the client has these tokens already. Throws when tokens between are missing. */
 function advance(progress: StreamProgress, id: string): boolean {
-  const match = /^(\d{1,6}):(\d{1,9}):((?:\d{1,10}(?:,\d{1,10})*)?)$/.exec(id)
+  const match = /^(\d{1,6}):(\d{1,9}):((?:\d{1,10}(?:,\d{1,10})*)?)(?::[0-9a-z]{1,7})?$/.exec(id)
   if (match === null) {
-    throw new StreamGapError('an event id is not of the form choice:count:ids')
+    throw new StreamGapError('an event id is not of the form choice:count:ids:tag')
   }
   const choice = match[1]!
   const count = Number(match[2])
   const ids = match[3] === '' ? [] : match[3]!.split(',').map(Number)
   const known = progress.delivered[choice] ?? []
-  if (progress.startedAt !== undefined) {
-    progress.startedAt[choice] ??= count - ids.length
-  }
-  const before = (progress.startedAt?.[choice] ?? 0) + known.length
+  const before = known.length
   if (count <= before && ids.length > 0) {
     return false
   }

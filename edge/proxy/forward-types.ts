@@ -15,8 +15,10 @@ export interface ForwardRequest {
   /** The body as it came in (JSON text); the node parses it again, the ticket overrules it. */
   bodyText: string
   accept: string | undefined
-  /** Headers of the client that mean something to the node: `last-event-id`, `x-progress`. */
+  /** Headers of the client that mean something to the node: `x-progress`. */
   clientHeaders?: Readonly<Record<string, string>>
+  /** The client comes back to a stream that broke off after this event. */
+  lastEventId?: string | undefined
   action: TicketAction
   /** The body or the route asks for server-sent events. */
   stream: boolean

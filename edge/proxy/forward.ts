@@ -1,27 +1,36 @@
 /** From an authorised request to the client's response: reach a node, then relay its stream or hand over its reply. */
 
 import { RingletError } from '../../shared/errors.ts'
+import type { ResumePoint } from '../../shared/stream-resume.ts'
 import { type Connection, isTimeout, type Refusal } from './attempt.ts'
 import type { Forward, ForwardDeps, ForwardRequest, ForwardUsage } from './forward-types.ts'
+import { encodeDelivered } from './node-request.ts'
 import { RETRY_AFTER_SECONDS, reachNode } from './reach-node.ts'
 import { throwIfEnded } from './request-end.ts'
 import { responseHeaders } from './response-headers.ts'
+import { findStream } from './resume-stream.ts'
 import { isEventStream, relayStream } from './stream-relay.ts'
 
-export const forward: Forward = async (request, deps) => {
-  const end = endOnce(request, deps)
+export const forward: Forward = async (asked, deps) => {
+  const end = endOnce(asked, deps)
   deps.state.retryBudget.noteRequest()
   const query = {
-    selection: request.selection,
-    placementKey: request.placementKey,
+    selection: asked.selection,
+    placementKey: asked.placementKey,
     routingSecret: deps.routingSecret,
     region: deps.region,
   }
   const tries = { made: 0 }
   try {
-    const pick = deps.state.router.open(query, await deps.fleet())
+    const found = asked.lastEventId === undefined ? undefined : await findStream(asked, asked.lastEventId, query, deps)
+    const request = found === undefined ? asked : { ...asked, ...sameOrigin(found.point) }
+    const delivered = found === undefined ? undefined : deliveredHeader(found.point)
+    const next =
+      found === undefined
+        ? deps.state.router.open(query, await deps.fleet())
+        : deps.state.router.reopen(query, found.node)
     for (;;) {
-      const reached = await reachNode(request, pick, tries, deps)
+      const reached = await reachNode(request, next, tries, deps, delivered)
       if (reached.kind === 'nobody') {
         throw reached.error
       }
@@ -32,7 +41,7 @@ export const forward: Forward = async (request, deps) => {
       }
       const { connection } = reached
       if (isEventStream(connection.response)) {
-        return streamResponse(connection)
+        return streamResponse(request, connection, found?.point)
       }
       const reply = await readReply(connection, request, deps)
       if (reply !== undefined) {
@@ -42,21 +51,36 @@ export const forward: Forward = async (request, deps) => {
     }
   } catch (error) {
     end({
-      outcome: error instanceof RingletError ? error.code : request.clientSignal.aborted ? 'client_gone' : 'internal',
+      outcome: error instanceof RingletError ? error.code : asked.clientSignal.aborted ? 'client_gone' : 'internal',
     })
     throw error
   }
 
-  function streamResponse(first: Connection): Response {
+  function streamResponse(request: ForwardRequest, first: Connection, resumed: ResumePoint | undefined): Response {
     const body = relayStream({
       request,
       query,
       first,
       deps,
+      resumed,
       onEnd: (outcome, counts) => end({ ...usageOf(first), ...counts, outcome }),
     })
     return new Response(body, { status: first.response.status, headers: responseHeaders(first) })
   }
+}
+
+/** What must be the same for the same text to come. */
+function sameOrigin({ seed, createdAt }: ResumePoint): Pick<ForwardRequest, 'seed' | 'createdAt'> {
+  return { seed, createdAt }
+}
+
+/** What the client has, for the node that goes on. */
+function deliveredHeader({ delivered }: ResumePoint): string {
+  const header = encodeDelivered(delivered)
+  if (header === undefined) {
+    throw new RingletError('resume_unknown', 'this stream cannot be resumed: too much of it is delivered already')
+  }
+  return header
 }
 
 /** The whole reply, so that a connection that breaks within it costs the client nothing. `undefined`: it broke. */

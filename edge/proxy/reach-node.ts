@@ -29,13 +29,11 @@ export async function reachNode(
   deps: ForwardDeps,
   delivered?: string,
 ): Promise<Reached> {
-  const searches = request.clientHeaders?.['last-event-id'] !== undefined
   let last: Exclude<AttemptOutcome, { kind: 'connected' }> | undefined
   while (tries.made < deps.state.timings.attempts) {
     throwIfEnded(request)
-    // A continuation is not asked from the budget: what it saves is already half delivered. Nor is a client's search for
-    // the node that remembers its stream: anyone can begin one, and would spend what is for nodes that fail.
-    if (tries.made > 0 && delivered === undefined && !searches && !deps.state.retryBudget.take()) {
+    // A continuation is not asked from the budget: what it saves is already half delivered.
+    if (tries.made > 0 && delivered === undefined && !deps.state.retryBudget.take()) {
       deps.log('retry_budget_spent', { requestId: request.requestId })
       break
     }

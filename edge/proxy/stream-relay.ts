@@ -1,6 +1,7 @@
 /** The body of a streamed reply: relays a node's events and, when the node is lost, goes on with another one's. */
 
 import { RingletError } from '../../shared/errors.ts'
+import type { ResumePoint } from '../../shared/stream-resume.ts'
 import type { RouteQuery } from '../routing/router.ts'
 import type { Connection, Refusal } from './attempt.ts'
 import { dataEvent, errorEvent } from './error-event.ts'
@@ -15,6 +16,8 @@ export interface RelayOptions {
   query: RouteQuery
   first: Connection
   deps: ForwardDeps
+  /** The client came back to a stream that had broken off on its side: what it has. */
+  resumed?: ResumePoint | undefined
   /** Once, at the end: `ok`, `client_gone`, or an error code. */
   onEnd: (outcome: string, counts: { generatedTokens: number; promptTokens: number }) => void
 }
@@ -28,10 +31,13 @@ interface Upstream {
   framer: EventFramer
 }
 
-export function relayStream({ request, query, first, deps, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
-  const isResumed = request.clientHeaders?.['last-event-id'] !== undefined
-  const progress: StreamProgress = { delivered: {}, tokens: 0, ...(isResumed ? { startedAt: {} } : {}) }
-  noteHeaders(progress, first, request)
+/** Throws when `first` answers a resumed stream with another adapter than the one that began it. */
+export function relayStream({ request, query, first, deps, resumed, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
+  const progress: StreamProgress = { delivered: {}, tokens: 0, ...(resumed === undefined ? {} : progressOf(resumed)) }
+  if (!noteHeaders(progress, first, request)) {
+    first.close()
+    throw new RingletError('resume_unknown', 'this stream cannot be resumed: its adapter has changed')
+  }
   let upstream: Upstream | undefined = toUpstream(first, progress)
   let ended = false
   /** Since when a write waits for the client to take it. */
@@ -99,9 +105,6 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   /** Waits for a node that takes the rest of the stream. */
   const continueElsewhere = async (): Promise<Upstream> => {
     const { timings } = deps.state
-    if (isResumed) {
-      throw lost('what came before the client resumed it is known to that node alone')
-    }
     const delivered = encodeDelivered(progress.delivered)
     if (delivered === undefined) {
       throw lost(`${progress.tokens} tokens are more than can be handed to another node`)
@@ -180,6 +183,12 @@ export function relayStream({ request, query, first, deps, onEnd }: RelayOptions
   }
   void relay()
   return readable
+}
+
+/** Before the first token no adapter has answered yet. */
+function progressOf({ delivered, digest }: ResumePoint): Pick<StreamProgress, 'delivered' | 'digest'> {
+  const holdsTokens = Object.values(delivered).some((tokens) => tokens.length > 0)
+  return holdsTokens ? { delivered, digest: digest ?? 'base' } : { delivered }
 }
 
 export function isEventStream(response: Response): boolean {

@@ -9,6 +9,7 @@ import { authorizeSelection } from '../adapters/home-check.ts'
 import { adapterNotFound } from '../adapters/resolve-selection.ts'
 import { callNode } from '../admin/node-call.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
+import { residentDigests } from '../fleet/fleet-client.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
 import { forwardDeps, resolve } from './serve.ts'
 
@@ -21,13 +22,13 @@ export function modelRoutes(): Hono<AppEnv> {
     const aliases = (await c.env.aliases.listRecent()).filter(
       (alias) => scopeRefusal(toRef(alias), scopes) === undefined,
     )
-    return c.json({
-      object: 'list',
-      data: [
-        ...bases.map((name) => baseCard(name, snapshot)),
-        ...aliases.map((alias) => adapterCard(alias.alias, toRef(alias), Date.parse(alias.updatedAt), snapshot)),
-      ],
-    })
+    const refs = aliases.map(toRef)
+    const digests = await residentDigests(c.env.registry, refs.map(formatAdapterRef))
+    const adapters = aliases.map(({ alias, updatedAt }, i) => ({
+      ...adapterCard(alias, refs[i]!, Date.parse(updatedAt), snapshot),
+      digest: digests[i] ?? null,
+    }))
+    return c.json({ object: 'list', data: [...bases.map((name) => baseCard(name, snapshot)), ...adapters] })
   })
   app.get('/v1/models/:model{.+}', async (c) => c.json(await findModel(c, c.req.param('model'))))
   return app
@@ -46,13 +47,14 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
     throw adapterNotFound(model, 'openai')
   }
   const exact = { kind: 'single', ref } as const
-  const digest = await digestOf(c, { selection: exact, placementKey: resolved.placementKey }, snapshot)
+  const [held] = await residentDigests(c.env.registry, [formatAdapterRef(ref)])
+  const digest = held ?? (await digestOf(c, { selection: exact, placementKey: resolved.placementKey }, snapshot))
   return { ...adapterCard(model, ref, snapshot.takenAt, snapshot), digest: digest ?? null }
 }
 
 const LIST_TIMEOUT_MS = 2_000
 
-/** As the node knows it that a request would go to. */
+/** As the node knows it that a request would go to: it may have loaded the adapter since its last heartbeat. */
 async function digestOf(
   c: AppContext,
   asked: { selection: Extract<AdapterSelection, { kind: 'single' }>; placementKey: string },

@@ -23,7 +23,7 @@ import type { UsageReport } from '../tenants/usage-table.ts'
 import type { RequestSize } from './request-size.ts'
 
 /** An event's id names the tokens of one event. */
-const MAX_CLIENT_HEADER = 8192
+const MAX_EVENT_ID = 8192
 
 export interface ServeRequest {
   action: TicketAction
@@ -138,6 +138,7 @@ interface SendPlan {
 async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<Response> {
   const { env: services, var: known } = c
   const { request, resolved, selection, admission } = plan
+  const resumesAfter = request.stream ? lastEventId(c) : undefined
   const ending = new AbortController()
   const stopWatching = watchRequest({
     keyId: known.tenant.keyId,
@@ -168,6 +169,7 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
         bodyText: request.bodyText,
         accept: c.req.header('accept'),
         clientHeaders: clientHeaders(c),
+        lastEventId: resumesAfter,
         action: request.action,
         stream: request.stream,
         errorStyle: known.errorStyle,
@@ -203,15 +205,18 @@ function logEnd(c: AppContext, adapter: string, usage: ForwardUsage): void {
   }
 }
 
-/** What a client says about its stream to the node: where it broke off, and that it wants to see the progress. */
+/** What a client says about its stream to the node: that it wants to see the progress. */
 function clientHeaders(c: AppContext): Record<string, string> {
-  const names = ['last-event-id', 'x-progress'] as const
-  return Object.fromEntries(
-    names.flatMap((name) => {
-      const value = c.req.header(name)
-      return value === undefined || value.length > MAX_CLIENT_HEADER ? [] : [[name, value]]
-    }),
-  )
+  return c.req.header('x-progress') === undefined ? {} : { 'x-progress': '1' }
+}
+
+/** Browsers send an empty one when they have seen no event. */
+function lastEventId(c: AppContext): string | undefined {
+  const value = c.req.header('last-event-id')
+  if (value !== undefined && value.length > MAX_EVENT_ID) {
+    throw new RingletError('resume_unknown', 'last-event-id is not the id of an event')
+  }
+  return value === '' ? undefined : value
 }
 
 function toUsed(usage: ForwardUsage | undefined, adapter: string): UsageReport | undefined {

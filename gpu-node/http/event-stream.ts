@@ -12,7 +12,7 @@ const END_COMMENT = ': end\n\n'
 const HEARTBEAT_COMMENT = ':\n\n'
 
 export interface EventWriter {
-  /** `id`: `<choice>:<count>:<token ids>`, for events that carry tokens. */
+  /** `id`: as shared/stream-resume.ts has it, for events that carry tokens. */
   send(data: string, id?: string): Promise<void>
   /** For a stream whose headers went out before this was known; the edge reads it. */
   started(digest: string | undefined, promptTokens: number): Promise<void>

@@ -1,10 +1,10 @@
 /** The generating routes: parse, start, answer whole or as a stream. */
 
-import { createHash } from 'node:crypto'
 import type { Context, Hono } from 'hono'
+import { parseBody } from '../../shared/api/body-parse.ts'
 import { type ParsedGenerate, parseGenerateBody } from '../../shared/api/generate-body.ts'
 import { GENERATE_ROUTES, type GenerateRoute } from '../../shared/api/generate-request.ts'
-import { RingletError } from '../../shared/errors.ts'
+import { nodeTag, RESUME_PATH, resumeQuestionSchema, streamFingerprint } from '../../shared/stream-resume.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 import { collectChoices } from './choice-results.ts'
 import { readAdapterTokens, readDelivered } from './delivered.ts'
@@ -26,7 +26,7 @@ import {
   loraxTimingHeaders,
   serverTiming,
 } from './reply-headers.ts'
-import { createResumeBuffer, type OpenStream, type ResumeBuffer, type ResumePoint } from './resume-buffer.ts'
+import { createResumeBuffer, type OpenStream, type ResumeBuffer } from './resume-buffer.ts'
 import { createStreamPosition } from './stream-position.ts'
 import type { TicketGuard } from './ticket-guard.ts'
 
@@ -38,6 +38,13 @@ export function addGenerateRoutes(app: Hono, context: NodeContext, guard: Ticket
   for (const route of GENERATE_ROUTES) {
     app.post(route, (c) => handleGenerate(c, route, context, guard, resume))
   }
+  // Also while the node drains: it needs no engine, and the rest may run elsewhere.
+  app.post(RESUME_PATH, async (c) => {
+    const { tenantId, requestId, adapter } = await guard(c.req.raw.headers, ['generate'])
+    const question = parseBody(resumeQuestionSchema, await readJsonBody(c.req.raw, context.limits.maxBodyBytes))
+    const { fingerprint, lastEventId } = question
+    return c.json(resume.find({ tenantId, requestId, adapter, fingerprint }, lastEventId))
+  })
 }
 
 interface Job {
@@ -52,8 +59,6 @@ interface Job {
 
 interface StreamJob extends Job {
   sent: OpenStream
-  /** Where the client's stream broke off, when it came back to it. */
-  point: ResumePoint | undefined
 }
 
 async function handleGenerate(
@@ -71,22 +76,15 @@ async function handleGenerate(
   const body = await readJsonBody(c.req.raw, context.limits.maxBodyBytes)
   const parsed = parseGenerateBody(body, route, context.limits)
   const job: Job = { arrivedAt, ticket, parsed, delivered: readDelivered(c.req.raw.headers), gone }
-  return parsed.stream ? replyStream(c, resumed(c, job, body, resume), context) : replyWhole(c, job, context)
+  return parsed.stream ? replyStream(c, await remembered(job, body, resume), context) : replyWhole(c, job, context)
 }
 
-/** With `Last-Event-ID` the job goes on after that event; each stream can be resumed itself. */
-function resumed(c: Context, job: Job, body: unknown, resume: ResumeBuffer): StreamJob {
-  const fingerprint = createHash('sha256')
-    .update(`${job.parsed.route}\n${JSON.stringify(body)}`)
-    .digest('base64url')
-  const { tenantId, requestId, adapter } = job.ticket
+/** Each stream can be resumed, one that continues another's too. */
+async function remembered(job: Job, body: unknown, resume: ResumeBuffer): Promise<StreamJob> {
+  const { tenantId, requestId, adapter, seed, createdAt } = job.ticket
+  const fingerprint = await streamFingerprint(job.parsed.route, body)
   const key = { tenantId, requestId, adapter, fingerprint }
-  const lastEventId = c.req.header('last-event-id')
-  const continues = Object.keys(job.delivered).length > 0
-  const point = lastEventId === undefined || continues ? undefined : resume.find(key, lastEventId)
-  const { delivered, seed, createdAt } = point ?? { ...job.ticket, delivered: job.delivered }
-  const ticket = { ...job.ticket, seed, createdAt }
-  return { ...job, ticket, delivered, point, sent: resume.open(key, { seed, createdAt }, delivered) }
+  return { ...job, sent: resume.open(key, { seed, createdAt }, job.delivered) }
 }
 
 function start(
@@ -140,9 +138,13 @@ async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<R
 async function replyStream(c: Context, job: StreamJob, context: NodeContext): Promise<Response> {
   const { parsed, ticket, delivered, gone } = job
   const progress = createProgressRelay(context.clock)
-  const starting = start(c, job, context, progress.push).then((generation) => sameAdapter(generation, job))
+  const starting = start(c, job, context, progress.push).then((generation) => {
+    job.sent.answeredBy(generation.adapter?.digest)
+    return generation
+  })
   const wantsProgress = c.req.header(PROGRESS_HEADER) !== undefined
   const opened = wantsProgress ? undefined : await firstOf(starting, context.limits.heartbeatMs)
+  const tag = nodeTag(context.identity.nodeId)
   const deliveredCount = (choice: number): number => delivered[String(choice)]?.length ?? 0
   return eventStream(c, {
     headers: {
@@ -163,28 +165,16 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
     onSent: job.sent.note,
     write: async (writer) => {
       if (wantsProgress) {
-        progress.listen((event) => void writer.progress(event, `0:${deliveredCount(0)}:`))
+        progress.listen((event) => void writer.progress(event, `0:${deliveredCount(0)}::${tag}`))
       }
       const generation = await starting
       if (opened === undefined) {
         await writer.started(generation.adapter?.digest, usageOf(generation).prompt_tokens)
       }
-      const position = createStreamPosition(deliveredCount)
+      const position = createStreamPosition(tag, deliveredCount)
       await writeEvents(context, job, generation, position, deliveredCount, writer)
     },
   })
-}
-
-/** A stream is not resumed with an adapter that has changed under its name: two would be mixed in one answer. */
-function sameAdapter(generation: Generation, { point, delivered, sent }: StreamJob): Generation {
-  const digest = generation.adapter?.digest
-  const holdsTokens = Object.values(delivered).some((tokens) => tokens.length > 0)
-  if (point !== undefined && holdsTokens && point.digest !== digest) {
-    generation.abort()
-    throw new RingletError('resume_unknown', 'this stream cannot be resumed: its adapter has changed')
-  }
-  sent.answeredBy(digest)
-  return generation
 }
 
 function writeEvents(

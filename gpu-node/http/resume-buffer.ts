@@ -1,11 +1,12 @@
 /**
- * Streams whose client may come back: for each, the tokens sent and in which order, for a minute. A client that reconnects
- * with the same request id and body and its `Last-Event-ID` goes on after that event, as a stream does on another node.
+ * Streams whose client may come back: for each, the tokens sent and in which order, for a minute. The edge asks for them when a
+ * client reconnects with the same request id and body and its `Last-Event-ID`.
  */
 
 import { LRUCache } from 'lru-cache'
 import { type AdapterSelection, selectionKey } from '../../shared/adapter-ref.ts'
 import { RingletError } from '../../shared/errors.ts'
+import { parseEventId, type ResumePoint } from '../../shared/stream-resume.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
 
 /** Streams remembered at once; each a few bytes a token. */
@@ -22,12 +23,6 @@ export interface ResumeKey {
 
 /** What must be the same for the same text to come. */
 export type ResumeOrigin = Pick<Ticket, 'seed' | 'createdAt'>
-
-export interface ResumePoint extends ResumeOrigin {
-  delivered: Delivered
-  /** Digest of the adapter whose tokens these are; `undefined` for the base, and before any answered. */
-  digest: string | undefined
-}
 
 export interface OpenStream {
   note(eventId: string): void
@@ -59,15 +54,17 @@ export function createResumeBuffer(ttlMs: number): ResumeBuffer {
     JSON.stringify([key.tenantId, key.requestId, selectionKey(key.adapter), key.fingerprint])
   return {
     open: (key, origin, delivered) => {
-      const known = Object.entries(delivered).map(([choice, tokens]) => [Number(choice), tokens] as const)
+      const known = new Map(Object.entries(delivered).map(([choice, tokens]) => [Number(choice), tokens]))
+      const name = spell(key)
+      // A client that came back to this node: what it has by now keeps its history.
+      const earlier = streams.get(name)
       const stream: SentStream = {
         origin: { seed: origin.seed, createdAt: origin.createdAt },
-        digest: undefined,
-        tokens: new Map(known.map(([choice, tokens]) => [choice, [...tokens]])),
-        before: new Map(known.map(([choice, tokens]) => [choice, tokens.length])),
-        events: [],
+        digest: earlier?.digest,
+        tokens: new Map([...known].map(([choice, tokens]) => [choice, [...tokens]])),
+        before: earlier?.before ?? new Map([...known].map(([choice, tokens]) => [choice, tokens.length])),
+        events: earlier?.events.filter(({ choice, count }) => count <= (known.get(choice)?.length ?? 0)) ?? [],
       }
-      const name = spell(key)
       // What is too old to be resumed is a caller's text, kept for nothing.
       streams.purgeStale()
       streams.set(name, stream)
@@ -96,7 +93,7 @@ export function createResumeBuffer(ttlMs: number): ResumeBuffer {
         throw new RingletError('resume_unknown', 'this stream cannot be resumed: unknown, changed, or too long ago')
       }
       const delivered = [...counts].map(([choice, count]) => [choice, stream.tokens.get(choice)?.slice(0, count) ?? []])
-      return { ...stream.origin, digest: stream.digest, delivered: Object.fromEntries(delivered) }
+      return { ...stream.origin, digest: stream.digest ?? null, delivered: Object.fromEntries(delivered) }
     },
   }
 }
@@ -116,13 +113,4 @@ function countsAt(stream: SentStream, last: { choice: number; count: number }): 
     counts.set(choice, count)
   }
   return counts
-}
-
-function parseEventId(text: string): { choice: number; count: number; tokenIds: number[] } | undefined {
-  const match = /^(\d{1,3}):(\d{1,9}):([\d,]{0,65536})$/.exec(text)
-  if (match === null) {
-    return undefined
-  }
-  const [, choice, count, ids = ''] = match
-  return { choice: Number(choice), count: Number(count), tokenIds: ids === '' ? [] : ids.split(',').map(Number) }
 }

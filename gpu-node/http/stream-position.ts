@@ -7,8 +7,8 @@ export interface StreamPosition {
   take(choice: number): string | undefined
 }
 
-/** `delivered`: how many tokens of each choice the client had before. */
-export function createStreamPosition(delivered: (choice: number) => number): StreamPosition {
+/** `delivered`: how many tokens of each choice the client had before; `tag`: this node's. */
+export function createStreamPosition(tag: string, delivered: (choice: number) => number): StreamPosition {
   const counts = new Map<number, number>()
   const pending = new Map<number, number[]>()
   return {
@@ -28,7 +28,7 @@ export function createStreamPosition(delivered: (choice: number) => number): Str
       pending.delete(choice)
       const count = (counts.get(choice) ?? delivered(choice)) + ids.length
       counts.set(choice, count)
-      return `${choice}:${count}:${ids.join(',')}`
+      return `${choice}:${count}:${ids.join(',')}:${tag}`
     },
   }
 }

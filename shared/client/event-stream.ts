@@ -5,7 +5,7 @@
 
 import { EventSourceParserStream } from 'eventsource-parser/stream'
 import type { z } from 'zod'
-import { isErrorData, readApiError, toApiError } from './api-error.ts'
+import { isErrorData, RingletApiError, readApiError, toApiError } from './api-error.ts'
 
 export interface EventStreamOptions<Schema extends z.ZodType> {
   schema: Schema
@@ -29,16 +29,20 @@ export interface StreamProgress {
 
 const DONE = '[DONE]'
 
+/** The first resume is tried at once, each further one after twice the pause: a phone that changes its network needs seconds. */
+const FIRST_PAUSE_MS = 500
+
 export async function* readEventStream<Schema extends z.ZodType>(
   options: EventStreamOptions<Schema>,
 ): AsyncGenerator<z.output<Schema>, void, undefined> {
   let lastEventId: string | undefined
   for (let resumes = 0; ; resumes++) {
-    const response = await options.connect(lastEventId)
-    if (!response.ok || response.body === null) {
-      throw await readApiError(response)
-    }
+    const isLastTry = resumes >= options.maxResumes || options.signal?.aborted === true
     try {
+      const response = await options.connect(lastEventId)
+      if (!response.ok || response.body === null) {
+        throw await readApiError(response)
+      }
       for await (const event of eventsOf(response.body)) {
         if (event.data === DONE) {
           return
@@ -61,16 +65,31 @@ export async function* readEventStream<Schema extends z.ZodType>(
         }
       }
     } catch (error) {
-      // undici and browsers report a broken connection as a TypeError; all else is final.
-      if (!(error instanceof TypeError) || options.signal?.aborted || resumes >= options.maxResumes) {
+      if (isLastTry || options.signal?.aborted || lastEventId === undefined || !isBroken(error)) {
         throw error
       }
-      continue
     }
-    if (resumes >= options.maxResumes || lastEventId === undefined) {
+    if (isLastTry || lastEventId === undefined) {
       throw toApiError('', { status: 200, code: 'stream_broken' })
     }
+    await pause(resumes === 0 ? 0 : FIRST_PAUSE_MS * 2 ** (resumes - 1), options.signal)
   }
+}
+
+/** undici and browsers report a broken connection as a TypeError; an endpoint without a free node says 503. All else is final. */
+function isBroken(error: unknown): boolean {
+  return error instanceof TypeError || (error instanceof RingletApiError && error.status === 503)
+}
+
+/** Ends early with the signal, whose reason the next connection throws. */
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    signal?.addEventListener('abort', () => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
 }
 
 async function* eventsOf(body: ReadableStream<Uint8Array>) {

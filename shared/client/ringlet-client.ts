@@ -37,7 +37,7 @@ export interface RingletClientOptions {
   /** For private adapters: the token of their home; `api_token` in a body wins. */
   adapterToken?: string
   fetch?: typeof fetch
-  /** How often a stream whose connection broke is taken up again; 3. */
+  /** How often a stream whose connection broke is taken up again; 5, over about eight seconds. */
   maxResumes?: number
 }
 
@@ -113,7 +113,7 @@ export function createRingletClient(options: RingletClientOptions) {
     return readEventStream({
       schema,
       isLast,
-      maxResumes: options.maxResumes ?? 3,
+      maxResumes: options.maxResumes ?? 5,
       connect: (lastEventId) =>
         send(
           'POST',

@@ -6,7 +6,7 @@ import { type RunningStack, startStack } from '../support/running-stack.ts'
 let stack: RunningStack
 let ringlet: RingletClient
 beforeAll(async () => {
-  stack = await startStack(['--nodes', '1', '--dtype', 'f32'])
+  stack = await startStack(['--nodes', '2', '--dtype', 'f32'])
   ringlet = createRingletClient({ baseUrl: stack.dev.edgeUrl, token: stack.dev.tenantToken })
 })
 afterAll(async () => {
@@ -62,6 +62,7 @@ describe('the client', () => {
     expect((await ringlet.embeddings({ model: 'pirate', input: inputs })).data).toHaveLength(1)
     expect((await ringlet.tokenize('one two')).length).toBeGreaterThan(1)
     expect(data.map(({ id }) => id)).toContain('pirate')
+    expect(await ringlet.model('pirate')).toMatchObject({ id: 'pirate', parent: data[0]?.id })
   })
 
   test('throws the code, the field and the request id', async () => {
@@ -85,8 +86,8 @@ describe('the client', () => {
     const shaky = createRingletClient({
       baseUrl: edgeUrl,
       token: tenantToken,
-      fetch: breakAfter(1500, connections),
-      maxResumes: 50,
+      fetch: breakAfter(5000, connections),
+      maxResumes: 12,
     })
     let text = ''
     for await (const chunk of shaky.chatStream(request)) {

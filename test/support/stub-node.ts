@@ -14,6 +14,14 @@ import { fromBase64Url } from '../../shared/base64url.ts'
 import { type ErrorCode, RingletError, toLoraxError } from '../../shared/errors.ts'
 import { NODE_LOAD_HEADER, type ResidentAdapter } from '../../shared/fleet.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
+import {
+  type EventId,
+  nodeTag,
+  parseEventId,
+  RESUME_PATH,
+  type ResumePoint,
+  type ResumeQuestion,
+} from '../../shared/stream-resume.ts'
 import { DELIVERED_HEADER, type Delivered, TICKET_HEADER, type Ticket, verifyTicket } from '../../shared/ticket.ts'
 
 export type StubBehaviour =
@@ -128,6 +136,12 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
       response.writeHead(202).end('{}')
       return
     }
+    if (request.url === RESUME_PATH) {
+      const { lastEventId } = JSON.parse(body) as ResumeQuestion
+      const point = JSON.stringify(resumePoint(ticket, parseEventId(lastEventId)))
+      response.writeHead(200, { 'content-type': 'application/json' }).end(point)
+      return
+    }
     const delivered = decodeDelivered(request.headers[DELIVERED_HEADER])
     const seen = { path: request.url ?? '', ticket, delivered, body, headers: request.headers }
     node.seen.push(seen)
@@ -178,7 +192,24 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
     if (opensEarly) {
       response.write(`: started ${node.digest} ${inputs.length}\n\n`)
     }
-    await writeEvents(response, streamEvents(ticket, inputs, n, tokens, delivered), behaviour, pauseMs)
+    await writeEvents(response, streamEvents(ticket, nodeTag(nodeId), inputs, n, tokens, delivered), behaviour, pauseMs)
+  }
+
+  /** What a client had of a stream of this node, when it saw this event last. */
+  const resumePoint = (ticket: Ticket, last: EventId | undefined): ResumePoint => {
+    const seen = node.seen.findLast((one) => one.ticket.requestId === ticket.requestId)
+    if (seen === undefined || last === undefined) {
+      throw new RingletError('resume_unknown', 'stub remembers no such stream')
+    }
+    const { inputs, n = 1 } = JSON.parse(seen.body) as { inputs: string; n?: number }
+    const tokensOf = (choice: number) =>
+      stubTokens(selectionKey(ticket.adapter), inputs, choice, tokens).slice(
+        0,
+        choice <= last.choice ? last.count : last.count - 1,
+      )
+    const delivered = Object.fromEntries(Array.from({ length: n }, (_, choice) => [choice, tokensOf(choice)]))
+    const { seed, createdAt } = seen.ticket
+    return { seed, createdAt, delivered, digest: node.digest }
   }
 
   server.listen(0, '127.0.0.1')
@@ -234,6 +265,7 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
 /** Events as the node's HTTP side writes them: roles and a usage report without tokens, one event a token, `[DONE]`. */
 function* streamEvents(
   ticket: Ticket,
+  tag: string,
   prompt: string,
   choices: number,
   count: number,
@@ -250,7 +282,7 @@ function* streamEvents(
       const ids = stubTokens(key, prompt, choice, count)
       if (n >= (delivered?.[choice]?.length ?? 0)) {
         const text = stubText(ids.slice(n, n + 1))
-        yield `id: ${choice}:${n + 1}:${ids[n]}\ndata: {"choice":${choice},"text":"${text}"}\n\n`
+        yield `id: ${choice}:${n + 1}:${ids[n]}:${tag}\ndata: {"choice":${choice},"text":"${text}"}\n\n`
       }
     }
   }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { nodeTag } from '../../../shared/stream-resume.ts'
 import { type EdgeWorld, startEdgeWorld } from '../edge-world.ts'
 import { answerStream, answerText, type StubNode } from '../stub-node.ts'
 
@@ -177,6 +178,20 @@ describe('the other routes', () => {
     expect((await world.get('/v1/models/nobody', token)).status).toBe(404)
   })
 
+  test('/v1/models tells the digest of what nodes hold', async () => {
+    const listed = async () => {
+      const { data } = (await (await world.get('/v1/models', token)).json()) as {
+        data: { id: string; digest: string }[]
+      }
+      return Object.fromEntries(data.map(({ id, digest }) => [id, digest]))
+    }
+    expect(await listed()).toEqual({ 'demo/base': 'd1', pirate: null })
+    const digest = '5d'.repeat(32)
+    await world.report(node, [{ ref: 'local:pirate', digest, tier: 'disk' }])
+    expect(await listed()).toEqual({ 'demo/base': 'd1', pirate: digest })
+    await world.report(node)
+  })
+
   test('/v1/models/{id} tells the digest, of an adapter where a node holds it', async () => {
     const digestOf = async (model: string) => {
       const card = (await (await world.get(`/v1/models/${model}`, token)).json()) as { digest: string | null }
@@ -222,14 +237,26 @@ describe('a stream', () => {
     expect(sent).toBeLessThan(12)
   })
 
-  test('goes on after the event that a client names, and is not taken for one with a gap', async () => {
-    node.answer = (_request, response) => {
+  test('goes on after the event that a client names, as the node that sent it remembers', async () => {
+    const point = { seed: 5, createdAt: 1_700_000_000, delivered: { 0: [1, 2, 3, 4] }, digest: null }
+    node.answer = (request, response) => {
+      if (request.path === '/streams/resume') {
+        response.writeHead(200, { 'content-type': 'application/json' })
+        response.end(JSON.stringify(point))
+        return
+      }
       response.writeHead(200, { 'content-type': 'text/event-stream' })
-      response.end('id: 0:18:5\ndata: {"a":1}\n\nid: 0:19:6\ndata: {"a":2}\n\n: end\n\n')
+      response.end('id: 0:5:5\ndata: {"a":1}\n\nid: 0:6:6\ndata: {"a":2}\n\n: end\n\n')
     }
-    const headers = { 'x-request-id': 'resumed-1', 'last-event-id': '0:17:4' }
+    const lastEventId = `0:4:4:${nodeTag(node.nodeId)}`
+    const headers = { 'x-request-id': 'resumed-1', 'last-event-id': lastEventId }
     const response = await world.post('/generate_stream', token, { inputs: 'x' }, headers)
     expect(await response.text()).toContain('"a":2')
-    expect(node.served.at(-1)!.headers['last-event-id']).toBe('0:17:4')
+    const [asked, served] = node.served.slice(-2)
+    expect(JSON.parse(asked!.body)).toMatchObject({ lastEventId })
+    expect(served!.ticket).toMatchObject({ requestId: 'resumed-1', seed: 5, createdAt: 1_700_000_000 })
+    expect(JSON.parse(Buffer.from(String(served!.headers['x-ringlet-delivered']), 'base64url').toString())).toEqual(
+      point.delivered,
+    )
   })
 })

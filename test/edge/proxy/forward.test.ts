@@ -67,7 +67,7 @@ describe('a request that nothing disturbs', () => {
     expect(reply.headers.get('x-ringlet-node')).toBe((await edge.explain('calm')).nodes[0]!.nodeId)
     const body = await reply.text()
     expect(textOf(body)).toBe(wholeText('calm'))
-    expect(body).toMatch(/^data: \{"choice":0,"role":"assistant"\}\n\nid: 0:1:\d+\n/)
+    expect(body).toMatch(/^data: \{"choice":0,"role":"assistant"\}\n\nid: 0:1:\d+:\w+\n/)
     expect(body.endsWith('data: {"usage":12}\n\ndata: [DONE]\n\n: end\n\n')).toBe(true)
   })
 
@@ -176,7 +176,8 @@ describe('a node lost in the middle of a stream', () => {
     const undisturbed = await (await edge.ask({ adapter })).text()
     plan(adapter, loss)
     const events = (await (await edge.ask({ adapter })).text()).replaceAll(/^:\n\n/gm, '')
-    expect(events).toBe(undisturbed)
+    const anyNode = (text: string) => text.replaceAll(/^(id: .*):\w+$/gm, '$1')
+    expect(anyNode(events)).toBe(anyNode(undisturbed))
     const [, lost, next] = seenFor(adapter)
     expect(next!.nodeId).not.toBe(lost!.nodeId)
   })
@@ -234,6 +235,68 @@ describe('a node lost in the middle of a stream', () => {
     }
     expect(wholeText('changed').startsWith(textOf(events))).toBe(true)
     expect(dataOf(events).at(-1)).toMatchObject({ code: 'stream_broken' })
+  })
+})
+
+describe('a client that comes back', () => {
+  /** The stream up to some event, as a client has it whose connection broke; and the event's id. */
+  async function begin(adapter: string, requestId: string, events: number, choices = 1) {
+    const text = await (await edge.ask({ adapter, requestId, choices })).text()
+    const ids = [...text.matchAll(/^id: (.*)$/gm)].map((match) => match[1]!)
+    const lastEventId = ids[events - 1]!
+    return { seen: text.slice(0, text.indexOf('\n\n', text.indexOf(lastEventId)) + 2), lastEventId, text }
+  }
+
+  test('goes on after the last event that it saw, also in the middle of several choices', async () => {
+    const requestId = crypto.randomUUID()
+    const { seen, lastEventId, text } = await begin('back', requestId, 7, 3)
+    const before = (await edge.ended()).length
+    const rest = await (await edge.ask({ adapter: 'back', requestId, choices: 3, lastEventId })).text()
+    expect(seen + rest).toBe(text)
+    const usage = (await edge.waitForEnded(before + 1))[before]!
+    expect(usage).toMatchObject({ outcome: 'ok', generatedTokens: 3 * 12 - 7 })
+  })
+
+  test('goes on with another node when the one that remembers takes no more requests', async () => {
+    const requestId = crypto.randomUUID()
+    const { seen, lastEventId } = await begin('back-draining', requestId, 4)
+    plan('back-draining', { kind: 'refuse', code: 'node_draining' })
+    const reply = await edge.ask({ adapter: 'back-draining', requestId, lastEventId })
+    expect(textOf(seen) + textOf(await reply.text())).toBe(wholeText('back-draining'))
+  })
+
+  test('has its resumed stream continued too, when that node is lost', async () => {
+    const requestId = crypto.randomUUID()
+    const { seen, lastEventId } = await begin('back-lost', requestId, 4)
+    plan('back-lost', { kind: 'tear', afterEvents: 3 })
+    const rest = await (await edge.ask({ adapter: 'back-lost', requestId, lastEventId })).text()
+    expect(textOf(seen) + textOf(rest)).toBe(wholeText('back-lost'))
+    expect(seenFor('back-lost').at(-1)!.seen.delivered![0]).toHaveLength(7)
+  })
+
+  test('is refused with a code when nobody knows its stream, or its adapter is another by now', async () => {
+    const requestId = crypto.randomUUID()
+    const { lastEventId } = await begin('back-changed', requestId, 4)
+    const strange = [
+      { requestId: crypto.randomUUID(), lastEventId },
+      { requestId, lastEventId: '0:4:1' },
+      { requestId, lastEventId: 'nonsense' },
+    ]
+    for (const asked of strange) {
+      const reply = await edge.ask({ adapter: 'back-changed', ...asked })
+      expect([reply.status, await reply.json()]).toMatchObject([404, { code: 'resume_unknown' }])
+    }
+    const holder = nodes.find((node) => node.nodeId === seenFor('back-changed')[0]!.nodeId)!
+    const others = nodes.filter((node) => node !== holder)
+    for (const node of others) {
+      node.digest = 'new-digest'
+    }
+    plan('back-changed', { kind: 'refuse', code: 'node_draining' })
+    const reply = await edge.ask({ adapter: 'back-changed', requestId, lastEventId })
+    for (const node of others) {
+      node.digest = 'stub-digest'
+    }
+    expect([reply.status, await reply.json()]).toMatchObject([404, { code: 'resume_unknown' }])
   })
 })
 

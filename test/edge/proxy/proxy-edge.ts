@@ -27,6 +27,7 @@ export interface AskOptions {
   choices?: number
   errorStyle?: 'lorax' | 'openai'
   requestId?: string
+  lastEventId?: string
   endAfterMs?: number
   signal?: AbortSignal
 }

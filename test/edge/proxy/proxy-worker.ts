@@ -29,6 +29,7 @@ export interface Asked {
   placementKey: string
   errorStyle?: 'lorax' | 'openai'
   requestId?: string
+  lastEventId?: string
   /** Aborts the request's `endSignal` after this time. */
   endAfterMs?: number
 }
@@ -63,6 +64,7 @@ app.post('/forward', async (c) => {
     path: asked.path ?? '/generate_stream',
     bodyText: asked.body,
     accept: undefined,
+    lastEventId: asked.lastEventId,
     action: 'generate',
     stream: asked.stream,
     errorStyle: asked.errorStyle ?? 'lorax',

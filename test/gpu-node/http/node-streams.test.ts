@@ -4,10 +4,17 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type LoraxEvent, loraxEventSchema } from '../../../shared/api/lorax-reply.ts'
 import { chatChunkSchema, completionChunkSchema } from '../../../shared/api/openai-reply.ts'
 import { toBase64Url } from '../../../shared/base64url.ts'
+import {
+  nodeTag,
+  parseEventId,
+  RESUME_PATH,
+  type ResumePoint,
+  streamFingerprint,
+} from '../../../shared/stream-resume.ts'
 import { DELIVERED_HEADER, type Ticket } from '../../../shared/ticket.ts'
 import { adapterNamed, type DemoNode, startDemoNode } from '../../support/demo-node.ts'
 import { startFakeHub } from '../../support/fake-hub.ts'
-import { ticketHeaders } from '../../support/mint-ticket.ts'
+import { TEST_NODE, ticketHeaders } from '../../support/mint-ticket.ts'
 import { readEvents } from '../../support/sse-reader.ts'
 
 const golden = JSON.parse(await readFile('models/demo/golden.json', 'utf8')) as {
@@ -82,7 +89,9 @@ describe('LoRAX’s stream', () => {
       generated_text: baseText,
       details: { finish_reason: 'eos_token', generated_tokens: baseIds.length, prompt_tokens: 31, seed: null },
     })
-    expect(streamed.events.map(({ id }) => id)).toEqual(baseIds.map((id, i) => `0:${i + 1}:${id}`))
+    expect(streamed.events.map(({ id }) => id)).toEqual(
+      baseIds.map((id, i) => `0:${i + 1}:${id}:${nodeTag(TEST_NODE)}`),
+    )
     expect(streamed.text.endsWith('\n\n: end\n\n')).toBe(true)
     expect(streamed.text).not.toContain('[DONE]')
   })
@@ -107,7 +116,7 @@ describe('LoRAX’s stream', () => {
     const events = loraxEvents(streamed)
     expect(events.map(({ token }) => token.id)).toEqual(baseIds.slice(count))
     expect(events.at(-1)?.generated_text).toBe(baseText)
-    expect(streamed.events[0]?.id).toBe(`0:${count + 1}:${baseIds[count]}`)
+    expect(streamed.events[0]?.id).toBe(`0:${count + 1}:${baseIds[count]}:${nodeTag(TEST_NODE)}`)
   })
 
   test('a stream whose every token was delivered only ends', async () => {
@@ -205,32 +214,38 @@ describe('a client that leaves', () => {
 })
 
 describe('a dropped stream', () => {
-  test('resumes after the last event that the client saw, under the same request id', async () => {
-    const ticket = { requestId: 'resume-1', seed: 21 }
-    const body = chat({ temperature: 1.2 })
+  const body = chat({ temperature: 1.2 })
+  const ask = async (lastEventId: string, ticket: Partial<Ticket>, asked: object = body) => {
+    const fingerprint = await streamFingerprint('/v1/chat/completions', asked)
+    return node.post(RESUME_PATH, { fingerprint, lastEventId }, ticket)
+  }
+
+  test('is remembered up to each event: what was delivered, and what the same text needs', async () => {
+    const ticket = { requestId: 'resume-1', seed: 21, createdAt: 1_700_000_123 }
     const whole = await stream('/v1/chat/completions', body, ticket)
+    const ids = whole.events.flatMap(({ id }) => (id === undefined ? [] : (id.split(':')[2]?.split(',') ?? [])))
     const seen = whole.events[4]
-    const rest = await stream(
-      '/v1/chat/completions',
-      body,
-      { ...ticket, seed: 99 },
-      { 'last-event-id': seen?.id ?? '' },
-    )
+    const count = Number(seen?.id?.split(':')[1])
+    expect(parseEventId(seen?.id ?? '')?.nodeTag).toBe(nodeTag(TEST_NODE))
+    const point = (await (await ask(seen?.id ?? '', { ...ticket, seed: 99 })).json()) as ResumePoint
+    const delivered = { 0: ids.slice(0, count).map(Number) }
+    expect(point).toEqual({ seed: 21, createdAt: 1_700_000_123, digest: null, delivered })
+    const rest = await stream('/v1/chat/completions', body, ticket, deliveredHeader(point.delivered))
     expect(contentOf({ ...whole, events: whole.events.slice(0, 5) }) + contentOf(rest)).toBe(contentOf(whole))
+    // The client may break off again, and has still seen the earlier events.
+    expect(await (await ask(seen?.id ?? '', ticket)).json()).toEqual(point)
+    const last = whole.events.findLast(({ id }) => id !== undefined)?.id ?? ''
+    expect(((await (await ask(last, ticket)).json()) as ResumePoint).delivered[0]).toEqual(ids.map(Number))
   })
 
   test.each([
-    ['another request id', { requestId: 'resume-2' }, chat({ temperature: 1.2 })],
-    ['another tenant', { requestId: 'resume-1', tenantId: 'thief' }, chat({ temperature: 1.2 })],
+    ['another request id', { requestId: 'resume-2' }, body],
+    ['another tenant', { requestId: 'resume-1', tenantId: 'thief' }, body],
     ['another body', { requestId: 'resume-1' }, chat({ temperature: 1.3 })],
-    [
-      'a name that means another adapter now',
-      { requestId: 'resume-1', adapter: adapterNamed('redact') },
-      chat({ temperature: 1.2 }),
-    ],
-  ])('does not resume for %s', async (_what, ticket, body) => {
-    const response = await node.post('/v1/chat/completions', body, ticket, { 'last-event-id': '0:2:5' })
-    expect(response.status).toBe(404)
+    ['a name that means another adapter now', { requestId: 'resume-1', adapter: adapterNamed('redact') }, body],
+  ])('is not told to %s', async (_what, ticket, asked) => {
+    const response = await ask('0:2:5', ticket, asked)
+    expect([response.status, await response.json()]).toMatchObject([404, { code: 'resume_unknown' }])
   })
 })
 

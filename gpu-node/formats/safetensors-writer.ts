@@ -1,9 +1,9 @@
 /**
- * Writes safetensors files, tensor by tensor. The file appears under its name only when it is whole; until then it is
- * `<name>.partial`, which the next writer overwrites: one writer of a name at a time.
+ * Writes safetensors files, all tensors known or one by one. The file appears under its name only when it is whole; until then it
+ * is `<name>.partial`, which the next writer overwrites: one writer of a name at a time.
  */
 
-import { open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { DTYPE_BYTES, type SafetensorsDtype } from './safetensors.ts'
 
 export interface TensorToWrite {
@@ -27,7 +27,11 @@ export async function writeSafetensors(
   const temporary = `${path}.partial`
   const handle = await open(temporary, 'w')
   try {
-    await handle.writeFile(header(ordered, metadata))
+    const entries = new Entries()
+    for (const tensor of ordered) {
+      entries.add(tensor)
+    }
+    await handle.writeFile(entries.header(metadata))
     for (const { bytes } of ordered) {
       await handle.writeFile(bytes)
     }
@@ -40,21 +44,72 @@ export async function writeSafetensors(
   }
 }
 
-function header(tensors: readonly TensorToWrite[], metadata: Readonly<Record<string, string>>): Uint8Array {
-  const entries: [string, unknown][] = []
-  let end = 0
-  for (const { name, dtype, shape, bytes } of tensors) {
+export interface SafetensorsWriter {
+  /** Tensors follow each other as they are added. */
+  add(tensor: TensorToWrite): Promise<void>
+  /** On the disk when it resolves. */
+  finish(metadata?: Readonly<Record<string, string>>): Promise<void>
+  abandon(): Promise<void>
+}
+
+/** `headerBytes`: room for the header, which is written last; the data starts there. */
+export async function openSafetensorsWriter(path: string, headerBytes: number): Promise<SafetensorsWriter> {
+  const temporary = `${path}.partial`
+  const handle = await open(temporary, 'w')
+  const entries = new Entries()
+  let position = headerBytes
+  return {
+    add: async (tensor) => {
+      entries.add(tensor)
+      position += await writeAt(handle, tensor.bytes, position)
+    },
+    finish: async (metadata = {}) => {
+      await writeAt(handle, entries.header(metadata, headerBytes), 0)
+      await handle.sync()
+      await handle.close()
+      await rename(temporary, path)
+    },
+    abandon: async () => {
+      await handle.close()
+      await rm(temporary, { force: true })
+    },
+  }
+}
+
+const WRITE_BYTES = 16 * 1024 * 1024
+
+async function writeAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
+  for (let done = 0; done < bytes.byteLength; ) {
+    const length = Math.min(WRITE_BYTES, bytes.byteLength - done)
+    done += (await handle.write(bytes, done, length, position + done)).bytesWritten
+  }
+  return bytes.byteLength
+}
+
+class Entries {
+  readonly #entries: Record<string, unknown> = {}
+  #end = 0
+
+  add({ name, dtype, shape, bytes }: TensorToWrite): void {
     const elements = shape.reduce((product, size) => product * size, 1)
     if (elements * DTYPE_BYTES[dtype] !== bytes.byteLength) {
       throw new RangeError(`'${name}' ${dtype} [${shape.join(', ')}] is not ${bytes.byteLength} bytes`)
     }
-    entries.push([name, { dtype, shape, data_offsets: [end, end + bytes.byteLength] }])
-    end += bytes.byteLength
+    const begin = this.#end
+    this.#end += bytes.byteLength
+    this.#entries[name] = { dtype, shape, data_offsets: [begin, this.#end] }
   }
-  const json = Buffer.from(JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(entries) }))
-  const padded = Math.ceil((8 + json.length) / ALIGNMENT) * ALIGNMENT
-  const result = Buffer.alloc(padded, ' ')
-  result.writeBigUInt64LE(BigInt(padded - 8))
-  json.copy(result, 8)
-  return result
+
+  /** `room`: its length, when that is fixed already. */
+  header(metadata: Readonly<Record<string, string>>, room?: number): Uint8Array {
+    const json = Buffer.from(JSON.stringify({ __metadata__: metadata, ...this.#entries }))
+    const padded = room ?? Math.ceil((8 + json.length) / ALIGNMENT) * ALIGNMENT
+    if (8 + json.length > padded) {
+      throw new RangeError(`the header has ${8 + json.length} bytes; there is room for ${padded}`)
+    }
+    const result = Buffer.alloc(padded, ' ')
+    result.writeBigUInt64LE(BigInt(padded - 8))
+    json.copy(result, 8)
+    return result
+  }
 }

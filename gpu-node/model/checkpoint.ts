@@ -82,7 +82,7 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
         modules: decoderModules(decoder),
         bosToken: firstToken(config.bos_token_id),
         eosTokens: await readEosTokens(directory, config),
-        baseDigest: await digest(text, files),
+        baseDigest: digest(text, files),
         warnings,
       },
       shape,
@@ -146,10 +146,10 @@ function unusedWarning(names: string[]): string[] {
     : [`the weight files have ${names.length} tensors that the model does not use: ${some}`]
 }
 
-async function digest(config: string, files: WeightFiles): Promise<string> {
+function digest(config: string, files: WeightFiles): string {
   const hash = createHash('sha256')
   hash.update(`${Buffer.byteLength(config)}\n`).update(config)
-  await files.addTo(hash)
+  files.addTo(hash)
   return hash.digest('hex')
 }
 

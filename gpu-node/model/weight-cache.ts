@@ -1,33 +1,33 @@
 /**
- * The base's weights as the graph wants them, kept on disk so that the next start only reads a file: one safetensors file for
- * each model and format. A file that does not fit, whatever the reason, is no error: the weights are made anew and it is replaced.
+ * The base's weights as the graph wants them, kept on disk so that the next start only maps a file: one safetensors file for each
+ * model and format, its tensors at multiples of 64 bytes. A file that does not fit, whatever the reason, is no error: the weights
+ * are made anew and it is replaced.
  */
 
 import { join } from 'node:path'
-import { crc32 } from 'node:zlib'
-import pLimit from 'p-limit'
 import {
   openSafetensors,
   type SafetensorsEntry,
   SafetensorsError,
   type SafetensorsFile,
 } from '../formats/safetensors.ts'
-import { type TensorToWrite, writeSafetensors } from '../formats/safetensors-writer.ts'
+import { openSafetensorsWriter, type SafetensorsWriter } from '../formats/safetensors-writer.ts'
+import { mapFile } from '../ort/system-memory.ts'
+import { checkPieces, keepMapped, PieceChecksums, type PieceLayout, readIntoArrays } from './kept-pieces.ts'
 import { lockFile } from './lock-file.ts'
 
-/** Raised whenever quantisation or this file's metadata change. */
-const VERSION = '2'
+/** Raised whenever quantisation or this file's form change. */
+const VERSION = '3'
 
-/** As many reads at once as Node has threads for them. */
-const READS_AT_ONCE = 4
-
-export interface CachedWeight {
+/** An initializer of the graph. */
+export interface GraphWeight {
   name: string
   type: 'float32' | 'uint8'
   shape: readonly number[]
-  /** In a SharedArrayBuffer. */
   data: Float32Array | Uint8Array
 }
+
+export type CachedWeight = GraphWeight | (Omit<GraphWeight, 'type' | 'data'> & { type: 'bfloat16'; data: Uint16Array })
 
 export interface WeightCacheKey {
   baseDigest: string
@@ -39,82 +39,190 @@ export interface WeightCacheKey {
   layout: string
 }
 
+export interface KeptWeights {
+  weights: readonly CachedWeight[]
+  /**
+   * Compares one more piece with its checksum, and brings it into memory that is faster to read; `false`: that was the last. Nothing
+   * may read the weights meanwhile. Throws where the file is damaged; it is removed then.
+   */
+  settle(): boolean
+  /** No array of `weights` may be touched after it. */
+  dispose(): void
+}
+
+/** Takes weights one by one. */
+export type KeepWeight = (weight: CachedWeight) => Promise<void>
+
+/** What `write` is given. */
+export interface WeightMaker {
+  /** How many weights there are at most. */
+  count: number
+  /** Name of the last, if that is read so seldom that it stays on the disk until it is. */
+  rare?: string
+  make(keep: KeepWeight): Promise<void>
+}
+
 export interface WeightCache {
   /** `undefined` where there is nothing, or nothing that fits; `onMiss` hears why. */
-  read(): Promise<CachedWeight[] | undefined>
-  /** A full or read-only disk costs the next start its time, not this one its life; `onMiss` hears of it. */
-  write(weights: readonly CachedWeight[]): Promise<void>
+  read(): Promise<KeptWeights | undefined>
+  /**
+   * The weights come back from the file. `undefined`: they could not be kept; a full or read-only disk costs the next start its
+   * time, not this one its life. `onMiss` hears of it.
+   */
+  write(maker: WeightMaker): Promise<KeptWeights | undefined>
 }
 
 export function weightCache(
   folder: string,
   key: WeightCacheKey,
   onMiss: (why: string) => void = () => {},
+  map: typeof mapFile = mapFile,
 ): WeightCache {
   const path = join(folder, `${key.baseDigest.slice(0, 32)}-${key.format}.safetensors`)
   const identity = JSON.stringify([VERSION, key.baseDigest, key.stamp, key.format, key.layout])
-  return {
-    read: async () => {
-      try {
-        return await readFile(path, identity)
-      } catch (error) {
-        if (error instanceof SafetensorsError || isFileError(error)) {
-          onMiss((error as Error).message)
-          return undefined
-        }
-        throw error
+  const read = async (told: (why: string) => void) => {
+    try {
+      return await openKept(path, identity, map)
+    } catch (error) {
+      if (error instanceof SafetensorsError || isFileError(error)) {
+        told((error as Error).message)
+        return undefined
       }
-    },
-    write: async (weights) => {
-      const tensors = weights.map(toTensor)
-      const checksums = Object.fromEntries(tensors.map(({ name, bytes }) => [name, crc32(bytes)]))
+      throw error
+    }
+  }
+  const write = async (maker: WeightMaker) => {
+    const unlock = await lockFile(`${path}.lock`, { signal: new AbortController().signal })
+    try {
+      // Another process may have made them while this one waited.
+      const made = await read(() => {})
+      if (made !== undefined) {
+        return made
+      }
+      await writeFile(path, identity, maker)
+      return await read(onMiss)
+    } finally {
+      await unlock()
+    }
+  }
+  return {
+    read: () => read(onMiss),
+    write: async (maker) => {
       try {
-        const unlock = await lockFile(`${path}.lock`, { signal: new AbortController().signal })
-        await writeSafetensors(path, tensors, { identity, checksums: JSON.stringify(checksums) }).finally(unlock)
+        return await write(maker)
       } catch (error) {
         if (!isFileError(error)) {
           throw error
         }
         onMiss(`the weights could not be kept for the next start: ${error.message}`)
+        return undefined
       }
     },
   }
 }
 
-async function readFile(path: string, identity: string): Promise<CachedWeight[]> {
+/** Tensors of the file's own. */
+const INTERNAL = '#'
+const CHECKSUMS = `${INTERNAL}checksums`
+const PAD = `${INTERNAL}pad`
+const ALIGNMENT = 64
+/** Header bytes of a tensor with the pad behind it. */
+const ENTRY_BYTES = 512
+const PAGE_BYTES = 4096
+
+async function writeFile(path: string, identity: string, { count, rare, make }: WeightMaker): Promise<void> {
+  const headerBytes = Math.ceil((PAGE_BYTES + ENTRY_BYTES * count) / PAGE_BYTES) * PAGE_BYTES
+  const writer = await openSafetensorsWriter(path, headerBytes)
+  try {
+    const tensors = new AlignedTensors(writer)
+    await make((weight) => tensors.add(weight))
+    await tensors.finish({ identity, ...(rare === undefined ? {} : { rare }) })
+  } catch (error) {
+    await writer.abandon()
+    throw error
+  }
+}
+
+/** Each tensor starts at a multiple of 64 bytes; the last one holds the checksums of what is before it. */
+class AlignedTensors {
+  readonly #writer: SafetensorsWriter
+  readonly #checksums = new PieceChecksums()
+  #pads = 0
+
+  constructor(writer: SafetensorsWriter) {
+    this.#writer = writer
+  }
+
+  async add({ name, type, shape, data }: CachedWeight): Promise<void> {
+    const dtype = ({ float32: 'F32', bfloat16: 'BF16', uint8: 'U8' } as const)[type]
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    this.#checksums.add(bytes)
+    await this.#writer.add({ name, dtype, shape, bytes })
+    const over = bytes.byteLength % ALIGNMENT
+    if (over > 0) {
+      const pad = new Uint8Array(ALIGNMENT - over)
+      this.#checksums.add(pad)
+      await this.#writer.add({ name: `${PAD}${this.#pads++}`, dtype: 'U8', shape: [pad.length], bytes: pad })
+    }
+  }
+
+  async finish(metadata: Readonly<Record<string, string>>): Promise<void> {
+    const list = this.#checksums.finish()
+    await this.#writer.add({
+      name: CHECKSUMS,
+      dtype: 'U32',
+      shape: [list.length],
+      bytes: new Uint8Array(list.buffer),
+    })
+    await this.#writer.finish(metadata)
+  }
+}
+
+async function openKept(path: string, identity: string, map: typeof mapFile): Promise<KeptWeights> {
   const file = await openSafetensors(path)
   try {
     const { metadata, tensors } = file.header
     if (metadata.get('identity') !== identity) {
       throw new SafetensorsError('the cached weights were made from another checkpoint or by another version')
     }
-    const checksums = JSON.parse(metadata.get('checksums') ?? '{}') as Record<string, number>
-    const limit = pLimit(READS_AT_ONCE)
-    const entries = [...tensors.values()]
-    return await Promise.all(entries.map((entry) => limit(() => readWeight(file, entry, checksums[entry.name]))))
+    const layout = await readLayout(file)
+    const mapped = map(file.fd, file.size, layout.dataStart)
+    const kept = mapped === undefined ? await readIntoArrays(file, layout) : keepMapped(mapped, layout)
+    const entries = [...tensors.values()].filter(({ name }) => !name.startsWith(INTERNAL))
+    return {
+      weights: entries.map((entry) => toWeight(entry, kept.bytesOf(entry))),
+      settle: kept.settle,
+      dispose: kept.dispose,
+    }
   } finally {
     await file.close()
   }
 }
 
-async function readWeight(
-  file: SafetensorsFile,
-  { name, dtype, shape, begin, end }: SafetensorsEntry,
-  checksum: number | undefined,
-): Promise<CachedWeight> {
-  const buffer = new SharedArrayBuffer(end - begin)
-  const bytes = await file.readBytes(begin, new Uint8Array(buffer))
-  if (crc32(bytes) !== checksum) {
-    throw new SafetensorsError(`the cached weight '${name}' is damaged`)
+async function readLayout(file: SafetensorsFile): Promise<PieceLayout> {
+  const { metadata, tensors, dataStart } = file.header
+  const last = tensors.get(CHECKSUMS)
+  if (last === undefined || last.dtype !== 'U32') {
+    throw new SafetensorsError('the cached weights have no checksums')
   }
-  return dtype === 'F32'
-    ? { name, type: 'float32', shape, data: new Float32Array(buffer) }
-    : { name, type: 'uint8', shape, data: bytes }
+  const checksums = new Uint32Array(last.elements)
+  await file.readBytes(last.begin, new Uint8Array(checksums.buffer))
+  const rare = tensors.get(metadata.get('rare') ?? '')
+  const layout = { path: file.path, checksums, dataStart, dataEnd: last.begin, rareStart: rare?.begin ?? last.begin }
+  checkPieces(layout)
+  return layout
 }
 
-function toTensor({ name, type, shape, data }: CachedWeight): TensorToWrite {
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  return { name, dtype: type === 'float32' ? 'F32' : 'U8', shape, bytes }
+function toWeight({ name, dtype, shape }: SafetensorsEntry, bytes: Uint8Array): CachedWeight {
+  const { buffer, byteOffset, byteLength } = bytes
+  switch (dtype) {
+    case 'F32':
+      return { name, type: 'float32', shape, data: new Float32Array(buffer, byteOffset, byteLength / 4) }
+    case 'BF16':
+      return { name, type: 'bfloat16', shape, data: new Uint16Array(buffer, byteOffset, byteLength / 2) }
+    default:
+      return { name, type: 'uint8', shape, data: bytes }
+  }
 }
 
 function isFileError(error: unknown): error is NodeJS.ErrnoException {

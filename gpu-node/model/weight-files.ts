@@ -19,7 +19,7 @@ export interface WeightFiles {
   /** Sizes and times of all files. */
   stamp: string
   /** The files' names, sizes, headers, and samples of every tensor. */
-  addTo(hash: Hash): Promise<void>
+  addTo(hash: Hash): void
   /** Tensors that nothing wanted. */
   unused(): string[]
   close(): Promise<void>
@@ -184,7 +184,7 @@ async function equalTensors(a: Place, b: Place): Promise<boolean> {
 /** Two samples of a tensor, at its start and in its middle, tell fine-tunes of one model apart. */
 const SAMPLE_BYTES = 4096
 
-async function addFiles(hash: Hash, files: readonly SafetensorsFile[]): Promise<void> {
+function addFiles(hash: Hash, files: readonly SafetensorsFile[]): void {
   for (const file of files) {
     hash.update(`\n${basename(file.path)} ${file.size}\n`)
     const entries = [...file.header.tensors.values()].sort((a, b) => a.begin - b.begin)
@@ -192,7 +192,7 @@ async function addFiles(hash: Hash, files: readonly SafetensorsFile[]): Promise<
       hash.update(`${JSON.stringify([name, dtype, shape, begin, end])}\n`)
       const middle = begin + Math.floor((end - begin) / 2)
       for (const at of [begin, middle]) {
-        hash.update(await file.readBytes(at, new Uint8Array(Math.min(SAMPLE_BYTES, end - at))))
+        hash.update(file.readBytesNow(at, new Uint8Array(Math.min(SAMPLE_BYTES, end - at))))
       }
     }
   }

@@ -61,7 +61,7 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
     tiled: kernels.tiled,
     onProgress: options.onProgress,
   })
-  const embedding = await TokenEmbedding.load(options.checkpoint)
+  const embedding = await TokenEmbedding.load(options.checkpoint, weights.embedding)
   return new OrtRunner(options, { environment, plan, weights, embedding, kernels })
 }
 
@@ -115,6 +115,7 @@ export class OrtRunner implements ModelRunner {
   /** Grows with the largest chunk seen. */
   #prefillIo: StepIo
   readonly #prefillBindings = new Map<string, OrtBinding>()
+  #settling: NodeJS.Immediate | undefined
 
   constructor(options: OrtRunnerOptions, parts: RunnerParts) {
     const { decoder } = options.checkpoint
@@ -146,6 +147,7 @@ export class OrtRunner implements ModelRunner {
     this.#rope = new RopeChoice(decoder, options.maxRows)
     this.#decodeIo = this.#createIo({ tokens: options.maxRows, logits: options.maxRows })
     this.#prefillIo = this.#createIo({ tokens: 1, logits: 1 })
+    this.#settleWeights()
     if (this.#kernelKv !== undefined) {
       this.mixed = {
         takes: (adapterSlots) => this.#mixedForm(adapterSlots) !== undefined,
@@ -223,6 +225,7 @@ export class OrtRunner implements ModelRunner {
   }
 
   dispose(): void {
+    clearImmediate(this.#settling)
     for (const binding of [...this.#decodeBindings.values(), ...this.#prefillBindings.values()]) {
       binding.dispose()
     }
@@ -237,6 +240,15 @@ export class OrtRunner implements ModelRunner {
     this.#sessions.dispose()
     this.#parts.weights.dispose()
     this.#parts.environment.dispose()
+  }
+
+  /** A piece at a time, between whatever else this thread does. Damaged weights end it. */
+  #settleWeights(): void {
+    this.#settling = setImmediate(() => {
+      if (this.#parts.weights.settle()) {
+        this.#settleWeights()
+      }
+    })
   }
 
   #runChunk(chunk: Omit<PrefillChunk, 'logits'>, hidden: number, logits: number): StepIo {

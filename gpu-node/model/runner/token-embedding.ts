@@ -8,14 +8,22 @@ import type { DecoderSpec } from '../decoder-spec.ts'
 import type { EmbeddingDelta } from './loaded-adapter.ts'
 import type { WeightSource } from './weight-store.ts'
 
+/** float32, or bfloat16's bits: half the memory where nothing is lost, as most checkpoints are stored in it. */
+export type EmbeddingTable = Float32Array | Uint16Array
+
+export async function readEmbeddingTable(source: WeightSource): Promise<EmbeddingTable> {
+  const { weight } = source.decoder.embedding
+  return (await source.readBfloat16?.(weight)) ?? (await source.readTensor(weight))
+}
+
 export class TokenEmbedding {
   readonly #hidden: number
   readonly #vocab: number
   readonly #multiplier: number
-  readonly #table: Float32Array | Uint16Array
+  readonly #table: EmbeddingTable
   readonly #positions: Float32Array | undefined
 
-  private constructor(decoder: DecoderSpec, table: Float32Array | Uint16Array, positions: Float32Array | undefined) {
+  private constructor(decoder: DecoderSpec, table: EmbeddingTable, positions: Float32Array | undefined) {
     this.#hidden = decoder.hiddenSize
     this.#vocab = decoder.vocabSize
     this.#multiplier = decoder.embedding.multiplier ?? 1
@@ -23,12 +31,11 @@ export class TokenEmbedding {
     this.#positions = positions
   }
 
-  static async load(source: WeightSource): Promise<TokenEmbedding> {
-    const { weight, positionWeight } = source.decoder.embedding
+  /** `kept`: the table, where it lies on the disk already. */
+  static async load(source: WeightSource, kept?: EmbeddingTable): Promise<TokenEmbedding> {
+    const { positionWeight } = source.decoder.embedding
     const positions = positionWeight === undefined ? undefined : await source.readTensor(positionWeight)
-    // Half the memory where nothing is lost: most checkpoints are stored in bfloat16.
-    const table = (await source.readBfloat16?.(weight)) ?? (await source.readTensor(weight))
-    return new TokenEmbedding(source.decoder, table, positions)
+    return new TokenEmbedding(source.decoder, kept ?? (await readEmbeddingTable(source)), positions)
   }
 
   get bytes(): number {
@@ -58,7 +65,7 @@ export class TokenEmbedding {
     }
   }
 
-  #copyRow(table: Float32Array | Uint16Array, token: number, out: Float32Array, at: number): void {
+  #copyRow(table: EmbeddingTable, token: number, out: Float32Array, at: number): void {
     const start = token * this.#hidden
     if (table instanceof Float32Array) {
       out.set(table.subarray(start, start + this.#hidden), at)

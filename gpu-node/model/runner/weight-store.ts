@@ -2,12 +2,14 @@
 
 import type { OrtEnvironment } from '../../ort/environment.ts'
 import { tileMatrix } from '../../ort/linear-kernel/linear-layout.ts'
+import { HugeArena } from '../../ort/system-memory.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
 import { isTiled, matrixBits, type WeightFormat } from '../graph/graph-form.ts'
 import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
 import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
-import type { CachedWeight, WeightCache } from '../weight-cache.ts'
+import type { CachedWeight, GraphWeight, KeptWeights, WeightCache } from '../weight-cache.ts'
+import { type EmbeddingTable, readEmbeddingTable } from './token-embedding.ts'
 
 /** What is needed of a checkpoint. */
 export interface WeightSource {
@@ -32,6 +34,10 @@ export interface LoadOptions {
 export interface WeightStore {
   initializers: ReadonlyMap<string, OrtTensor>
   bytes: number
+  /** Of the token embeddings, where it was kept on the disk. */
+  embedding: EmbeddingTable | undefined
+  /** As `KeptWeights.settle`: to be called until it returns false. */
+  settle(): boolean
   dispose(): void
 }
 
@@ -42,44 +48,114 @@ export async function loadWeights(
   format: WeightFormat,
   options: LoadOptions = {},
 ): Promise<WeightStore> {
-  const weights = [...(await readOrMakeWeights(source, plan, format, options)), ...ropeWeights(source.decoder)]
-  const initializers = new Map(
-    weights.map(({ name, type, shape, data }) => [name, new OrtTensor(environment, type, [...shape], data)]),
-  )
+  const held = await readOrMakeWeights(source, plan, format, options)
+  const initializers = new Map<string, OrtTensor>()
+  let bytes = 0
+  let embedding: EmbeddingTable | undefined
+  for (const weight of [...held.weights, ...ropeWeights(source.decoder)]) {
+    if (isEmbedding(weight)) {
+      embedding = weight.data
+    } else {
+      const { name, type, shape, data } = weight
+      initializers.set(name, new OrtTensor(environment, type, shape, data))
+      bytes += data.byteLength
+    }
+  }
   return {
     initializers,
-    bytes: weights.reduce((bytes, { data }) => bytes + data.byteLength, 0),
+    bytes,
+    embedding,
+    settle: held.settle,
     dispose: () => {
       for (const tensor of initializers.values()) {
         tensor.dispose()
       }
       initializers.clear()
+      held.dispose()
     },
   }
+}
+
+/** In the cache. */
+const EMBEDDING = 'embedding.table'
+
+type EmbeddingWeight = CachedWeight & { data: EmbeddingTable }
+
+function isEmbedding(weight: CachedWeight): weight is EmbeddingWeight {
+  return weight.name === EMBEDDING
 }
 
 async function readOrMakeWeights(
   source: WeightSource,
   plan: WeightPlan,
   format: WeightFormat,
-  { cache, tiled = false, onProgress = () => {} }: LoadOptions,
-): Promise<CachedWeight[]> {
+  options: LoadOptions,
+): Promise<KeptWeights> {
+  const { cache, onProgress = () => {} } = options
   const known = await cache?.read()
   if (known !== undefined) {
     onProgress(1, 1)
     return known
   }
-  const weights: CachedWeight[] = []
+  const kept = await cache?.write({
+    count: 4 * planMatrices(plan).length + 2 * planNorms(plan).length + 1,
+    rare: EMBEDDING,
+    make: async (keep) => {
+      await makeWeights(source, plan, format, options, keep)
+      await keep(await embeddingWeight(source))
+    },
+  })
+  return kept ?? makeInMemory(source, plan, format, options)
+}
+
+async function makeInMemory(
+  source: WeightSource,
+  plan: WeightPlan,
+  format: WeightFormat,
+  options: LoadOptions,
+): Promise<KeptWeights> {
+  const arena = new HugeArena()
+  const weights: GraphWeight[] = []
+  await makeWeights(source, plan, format, options, async (weight) => {
+    weights.push(copyInto(arena, weight))
+  })
+  return { weights, settle: () => false, dispose: () => arena.dispose() }
+}
+
+async function makeWeights(
+  source: WeightSource,
+  plan: WeightPlan,
+  format: WeightFormat,
+  { tiled = false, onProgress = () => {} }: LoadOptions,
+  keep: (weight: GraphWeight) => Promise<void>,
+): Promise<void> {
   const matrices = planMatrices(plan)
   for (const [i, matrix] of matrices.entries()) {
-    weights.push(...(await makeMatrix(source, matrix, format, tiled)))
+    for (const weight of await makeMatrix(source, matrix, format, tiled)) {
+      await keep(weight)
+    }
     onProgress(i + 1, matrices.length)
   }
   for (const norm of planNorms(plan)) {
-    weights.push(...(await makeNorm(source, norm)))
+    for (const weight of await makeNorm(source, norm)) {
+      await keep(weight)
+    }
   }
-  await cache?.write(weights)
-  return weights
+}
+
+async function embeddingWeight(source: WeightSource): Promise<CachedWeight> {
+  const { vocabSize, hiddenSize } = source.decoder
+  const place = { name: EMBEDDING, shape: [vocabSize, hiddenSize] }
+  const data = await readEmbeddingTable(source)
+  return data instanceof Float32Array ? { ...place, type: 'float32', data } : { ...place, type: 'bfloat16', data }
+}
+
+function copyInto(arena: HugeArena, weight: GraphWeight): GraphWeight {
+  const { buffer, byteOffset, byteLength } = weight.data
+  const place = arena.take(byteLength)
+  place.set(new Uint8Array(buffer, byteOffset, byteLength))
+  const data = weight.type === 'float32' ? new Float32Array(place.buffer, place.byteOffset, byteLength / 4) : place
+  return { ...weight, data }
 }
 
 export async function makeMatrix(
@@ -87,7 +163,7 @@ export async function makeMatrix(
   matrix: MatrixPlan,
   format: WeightFormat,
   tiled: boolean,
-): Promise<CachedWeight[]> {
+): Promise<GraphWeight[]> {
   const { name, inFeatures, outFeatures, hasBias } = matrix
   const bias = hasBias ? [floats(`${name}.bias`, [outFeatures], await readBias(source, matrix))] : []
   if (format === 'f32' || name.endsWith('.router')) {
@@ -101,7 +177,7 @@ export async function makeMatrix(
     return [{ name: `${name}.tiles`, type: 'uint8', shape: [data.length], data }, ...bias]
   }
   const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
-  const bytes = (key: string, shape: number[], data: Uint8Array): CachedWeight => ({
+  const bytes = (key: string, shape: number[], data: Uint8Array): GraphWeight => ({
     name: `${name}.${key}`,
     type: 'uint8',
     shape,
@@ -117,7 +193,7 @@ export async function makeMatrix(
   ]
 }
 
-function floats(name: string, shape: number[], data: Float32Array): CachedWeight {
+function floats(name: string, shape: number[], data: Float32Array): GraphWeight {
   return { name, type: 'float32', shape, data }
 }
 
@@ -172,7 +248,7 @@ async function readBias(source: WeightSource, matrix: MatrixPlan): Promise<Float
   return multiplyInPlace(bias, matrix.multiplier)
 }
 
-export async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): Promise<CachedWeight[]> {
+export async function makeNorm(source: WeightSource, { name, spec, size }: NormPlan): Promise<GraphWeight[]> {
   const stored = await source.readTensor(spec.weight)
   const weight = floats(`${name}.weight`, [size], spec.addOne ? stored.map((value) => value + 1) : stored)
   return spec.bias === undefined
@@ -180,12 +256,12 @@ export async function makeNorm(source: WeightSource, { name, spec, size }: NormP
     : [weight, floats(`${name}.bias`, [size], await source.readTensor(spec.bias))]
 }
 
-export function ropeWeights(decoder: DecoderSpec): CachedWeight[] {
+export function ropeWeights(decoder: DecoderSpec): GraphWeight[] {
   return decoder.ropeTables.flatMap((table, i) => ropeWeight(`rope.${i}`, table))
 }
 
 /** The table for long sequences follows that for short ones. */
-function ropeWeight(name: string, { rotaryDim, positions, cos, sin, long }: RopeTable): CachedWeight[] {
+function ropeWeight(name: string, { rotaryDim, positions, cos, sin, long }: RopeTable): GraphWeight[] {
   const half = rotaryDim / 2
   const rows = positions * (long === undefined ? 1 : 2)
   const join = (short: Float32Array, more: Float32Array | undefined): Float32Array => {

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { pino } from 'pino'
+import { type Logger, pino } from 'pino'
 import { buildNode } from './build-node.ts'
 import { localKeysFile, NODE_USAGE, type NodeConfig, readConfig } from './config.ts'
 import { drainNode } from './fleet/drain.ts'
@@ -31,7 +31,7 @@ async function main(): Promise<void> {
 async function run(config: NodeConfig): Promise<void> {
   // The SDK's version is fixed here; which Node later versions of it will want is nothing an operator can act on.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
-  const log = pino({ level: config.logLevel, base: { node: config.nodeId } }, pino.destination(2))
+  const log = createLog(config)
   const received = receivesKeys(config) ? createReceivedKeys() : undefined
   const { ticketKeys, joinKeys } = await keysOf({ ...config, ticketKeys: received ?? config.ticketKeys })
   const server = await listen(config.host, config.port)
@@ -91,6 +91,13 @@ async function run(config: NodeConfig): Promise<void> {
   await node.close()
   await server.close(finished ? LAST_WORDS_MS : 0)
   process.exit(0)
+}
+
+/** Lines that read like the edge's: times in ISO 8601, levels by name. */
+function createLog({ logLevel, nodeId }: NodeConfig): Logger {
+  const formatters = { level: (level: string) => ({ level }) }
+  const timestamp = pino.stdTimeFunctions.isoTime
+  return pino({ level: logLevel, base: { node: nodeId }, formatters, timestamp }, pino.destination(2))
 }
 
 /** Whoever knows the join secret and no ticket keys gets these from the edge. */

@@ -11,6 +11,7 @@ import { createToolParser, type ToolParser } from '../tools/tool-parser.ts'
 import { type Choice, type ChoiceEvent, createChoice } from './choice.ts'
 import { createEventQueue, type EventQueue } from './event-queue.ts'
 import type { Generation, GenerationInput, GenerationTimings, PromptScores, ServedAdapter } from './generation.ts'
+import { generationLine } from './generation-log.ts'
 import type { NodeContext } from './node-context.ts'
 import type { PreparedPrompt } from './prepare-prompt.ts'
 import { planSequences, type SequencePlan, toSequenceRequest } from './sequence-request.ts'
@@ -48,6 +49,9 @@ export class RunningGeneration implements Generation {
   readonly #running: Running[]
   /** Sequences that have not had their last event; at 0 the lease is given back. */
   #open: number
+  #cachedTokens = 0
+  #generatedTokens = 0
+  #outcome = 'ok'
 
   /** Submits at once. */
   constructor(parts: RunParts) {
@@ -121,6 +125,7 @@ export class RunningGeneration implements Generation {
     switch (event.kind) {
       case 'started':
         timings.queuedMs ??= event.queuedMs
+        this.#cachedTokens += event.cachedTokens
         this.#meter.started(event.queuedMs, plan.prompt.tokens.length, event.cachedTokens)
         break
       case 'prompt_logprobs':
@@ -156,6 +161,7 @@ export class RunningGeneration implements Generation {
     timings.prefillMs ??= event.prefillMs
     timings.firstTokenAt ??= now
     this.#meter.token(choice.index, now, timings.arrivedAt)
+    this.#generatedTokens += plan.prompt.maxNewTokens === 0 ? 0 : 1
     // A request that only scores its prompt gets no token.
     this.#emit(plan.prompt.maxNewTokens === 0 ? choice.end('length') : choice.push(event.token))
     if (choice.finish !== undefined) {
@@ -171,6 +177,9 @@ export class RunningGeneration implements Generation {
   }
 
   #fail(error: Error): void {
+    if (this.#outcome === 'ok') {
+      this.#outcome = error instanceof RingletError ? error.code : 'client_gone'
+    }
     this.#queue.close(error)
     for (const { abort } of this.#running) {
       abort()
@@ -185,7 +194,18 @@ export class RunningGeneration implements Generation {
       timings.endedAt = context.clock.steady()
       release()
       this.#queue.close()
+      this.#log()
     }
+  }
+
+  #log(): void {
+    const { context, input, prompts, timings } = this.#parts
+    const { requestId, tenantId, adapter } = input.ticket
+    const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
+    const counts = { promptTokens, cachedTokens: this.#cachedTokens, generatedTokens: this.#generatedTokens }
+    const tier = this.adapter?.cacheTier
+    const ended = { requestId, tenantId, adapter, tier, sequences: this.choices.length, ...counts, timings }
+    context.log.info(generationLine({ ...ended, outcome: this.#outcome }), 'generation_end')
   }
 }
 

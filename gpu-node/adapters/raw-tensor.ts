@@ -38,14 +38,15 @@ export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1)
 }
 
-/** Float32 over a SharedArrayBuffer: the file's own bytes where they are float32 already. */
+/** The file's own bytes where they are float32 already. */
 export function toFloat32(tensor: RawTensor): Float32Array {
   const { bytes, dtype } = tensor
   const elements = bytes.byteLength / FLOAT_BYTES[dtype]
-  if (dtype === 'F32' && bytes.byteOffset % 4 === 0 && bytes.buffer instanceof SharedArrayBuffer) {
+  if (dtype === 'F32' && bytes.byteOffset % 4 === 0) {
     return new Float32Array(bytes.buffer, bytes.byteOffset, elements)
   }
-  const out = sharedFloats(elements)
+  // Not shared: packing copies it once more, and shared memory is made and given back by system calls.
+  const out = new Float32Array(elements)
   widenFloats(dtype, bytes, out)
   return out
 }

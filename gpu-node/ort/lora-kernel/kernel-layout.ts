@@ -66,7 +66,7 @@ export function kernelObjection(
   return ranks > SCRATCH_RANKS ? `its ${ranks} stacked ranks are more than ${SCRATCH_RANKS}` : undefined
 }
 
-/** `inputs` is K; allocates SharedArrayBuffers, so that the packing thread hands over without a copy. */
+/** `inputs` is K. */
 export function packGroup(inputs: number, segments: readonly KernelSegment[], weights: KernelWeights): PackedGroup {
   const objection = kernelObjection(inputs, segments)
   if (objection !== undefined) {
@@ -74,68 +74,88 @@ export function packGroup(inputs: number, segments: readonly KernelSegment[], we
   }
   const ranks = segments.reduce((sum, segment) => sum + segment.rank, 0)
   const rankBlocks = Math.ceil(ranks / RANKS_PER_BLOCK)
-  const a = allocate(weights, rankBlocks * inputs * RANKS_PER_BLOCK)
-  const aScales = new Float32Array(new SharedArrayBuffer(rankBlocks * RANKS_PER_BLOCK * 4))
+  const length = rankBlocks * inputs * RANKS_PER_BLOCK
+  const a = weights === 'f32' ? new Float32Array(length) : new Int8Array(length)
+  const aScales = new Float32Array(rankBlocks * RANKS_PER_BLOCK)
   const packed: PackedSegment[] = []
   let rankOffset = 0
   for (const segment of segments) {
-    for (let rank = 0; rank < segment.rank; rank++) {
-      const stacked = rankOffset + rank
-      const source = segment.loraA.subarray(rank * inputs, (rank + 1) * inputs)
-      const step = weights === 'int8' ? quantum(source, 0, 1, inputs) : 1
-      aScales[stacked] = step * segment.scaling
+    const { rank, loraA, scaling } = segment
+    for (let r = 0; r < rank; r++) {
+      const stacked = rankOffset + r
       const start = Math.floor(stacked / RANKS_PER_BLOCK) * inputs * RANKS_PER_BLOCK + (stacked % RANKS_PER_BLOCK)
-      scatter(source, 0, 1, inputs, step, a, start, RANKS_PER_BLOCK)
+      const step =
+        a instanceof Int8Array
+          ? quantiseStrided(loraA, r * inputs, inputs, a, start, RANKS_PER_BLOCK)
+          : copyStrided(loraA, r * inputs, inputs, a, start, RANKS_PER_BLOCK)
+      aScales[stacked] = step * scaling
     }
     packed.push(packSegment(segment, rankOffset, weights))
-    rankOffset += segment.rank
+    rankOffset += rank
   }
   return { a, rankBlocks, aScales, segments: packed }
 }
 
 function packSegment(segment: KernelSegment, rankOffset: number, weights: KernelWeights): PackedSegment {
   const { rank, outs, loraB, outOffset } = segment
-  const b = allocate(weights, outs * rank)
-  const bScales = new Float32Array(new SharedArrayBuffer(outs * 4)).fill(1)
+  const b = weights === 'f32' ? new Float32Array(outs * rank) : new Int8Array(outs * rank)
+  const bScales = new Float32Array(outs)
   const whole = outs - (outs % OUTS_PER_BLOCK)
   for (let out = 0; out < outs; out++) {
     const width = out < whole ? OUTS_PER_BLOCK : OUT_TAIL
     const inBlock = out < whole ? out % OUTS_PER_BLOCK : (out - whole) % OUT_TAIL
-    const step = weights === 'int8' ? quantum(loraB, out * rank, 1, rank) : 1
-    bScales[out] = step
-    scatter(loraB, out * rank, 1, rank, step, b, (out - inBlock) * rank + inBlock, width)
+    const start = (out - inBlock) * rank + inBlock
+    bScales[out] =
+      b instanceof Int8Array
+        ? quantiseStrided(loraB, out * rank, rank, b, start, width)
+        : copyStrided(loraB, out * rank, rank, b, start, width)
   }
   return { rank, rankOffset, outOffset, outs, b, bScales }
 }
 
-function allocate(weights: KernelWeights, length: number): Float32Array | Int8Array {
-  return weights === 'f32'
-    ? new Float32Array(new SharedArrayBuffer(length * 4))
-    : new Int8Array(new SharedArrayBuffer(length))
-}
+/** Added and taken away again it rounds a double below 2^51 to the nearest whole number, ties to the even one. */
+const ROUNDING = 1.5 * 2 ** 52
 
-/** The step that brings the largest magnitude of a strided vector to 127; 1 where all are zero. */
-function quantum(source: Float32Array, start: number, stride: number, count: number): number {
-  let largest = 0
-  for (let i = 0; i < count; i++) {
-    largest = Math.max(largest, Math.abs(source[start + i * stride] ?? 0))
-  }
-  return largest === 0 ? 1 : largest / 127
-}
-
-function scatter(
+/**
+ * Writes `count` numbers from `from` on to every `stride`th place from `start` on, in steps that bring the largest to ±127;
+ * returns the step, 1 where all are zero. These two loops are most of the time that a load takes, so each has one type.
+ */
+function quantiseStrided(
   source: Float32Array,
+  from: number,
+  count: number,
+  target: Int8Array,
   start: number,
   stride: number,
-  count: number,
-  step: number,
-  target: Float32Array | Int8Array,
-  targetStart: number,
-  targetStride: number,
-): void {
-  const round = target instanceof Int8Array
-  for (let i = 0; i < count; i++) {
-    const value = (source[start + i * stride] ?? 0) / step
-    target[targetStart + i * targetStride] = round ? Math.round(value) : value
+): number {
+  let largest = 0
+  for (let i = from; i < from + count; i++) {
+    const magnitude = Math.abs(source[i]!)
+    if (magnitude > largest) {
+      largest = magnitude
+    }
   }
+  if (largest === 0) {
+    return 1
+  }
+  const step = largest / 127
+  for (let i = 0, at = start; i < count; i++, at += stride) {
+    target[at] = (source[from + i]! / step + ROUNDING - ROUNDING) | 0
+  }
+  return step
+}
+
+/** The same without steps. */
+function copyStrided(
+  source: Float32Array,
+  from: number,
+  count: number,
+  target: Float32Array,
+  start: number,
+  stride: number,
+): number {
+  for (let i = 0, at = start; i < count; i++, at += stride) {
+    target[at] = source[from + i]!
+  }
+  return 1
 }

@@ -11,19 +11,18 @@ import { usageRoutes } from './admin/usage-routes.ts'
 import type { AppContext, AppEnv, EdgeServices } from './app-types.ts'
 import { authenticateTenant, isAdminToken, requireToken } from './auth/authenticate.ts'
 import { bearerToken } from './auth/token.ts'
-import { crossOrigin, securityHeaders } from './doors/browser-doors.ts'
 import { replyWithError } from './doors/error-replies.ts'
+import { frontDoor } from './doors/front-door.ts'
 import { bodyCap } from './doors/json-body.ts'
 import { noRoute } from './doors/no-route.ts'
-import { requestIdentity } from './doors/request-identity.ts'
-import { requestLog } from './doors/request-log.ts'
-import { serverTiming, timed } from './doors/server-timing.ts'
+import { timed } from './doors/server-timing.ts'
 import { fleetRoutes } from './fleet/fleet-routes.ts'
 import { docRoutes, tryPageRoutes } from './routes/doc-routes.ts'
 import { generateRoutes } from './routes/generate-routes.ts'
 import { healthRoutes } from './routes/health-routes.ts'
 import { modelRoutes } from './routes/model-routes.ts'
 import { nodeRoutes } from './routes/node-routes.ts'
+import type { TokenRecord } from './tenants/tenant-store.ts'
 
 /**
  * What stands before the tenants' door answers without a tenant: health and the page `/docs` (anyone), heartbeats (signed by nodes), `/admin`
@@ -34,7 +33,7 @@ export function createApp(): Hono<AppEnv> {
   app.onError(replyWithError)
   const nothingHere = noRoute(app)
   app.notFound(nothingHere)
-  app.use(requestIdentity, requestLog, securityHeaders, crossOrigin, serverTiming)
+  app.use(frontDoor)
 
   app.route('/', healthRoutes())
   app.route('/', tryPageRoutes())
@@ -66,9 +65,9 @@ export function createApp(): Hono<AppEnv> {
 }
 
 const tenantDoor = createMiddleware<AppEnv>(async function tenantDoor(c, next) {
-  c.set('tenant', await timed(c, 'auth', authenticate(c)))
-  c.var.requestLog.tenant = c.var.tenant.tenantId
-  c.var.requestLog.keyId = c.var.tenant.keyId
+  const tenant = await timed(c, 'auth', authenticate(c))
+  c.set('tenant', tenant)
+  noteCaller(c, tenant)
   await next()
 })
 
@@ -77,14 +76,19 @@ const adminDoor = createMiddleware<AppEnv>(async function adminDoor(c, next) {
   const token = requireToken(bearerToken(c.req.header('authorization')))
   if (!(await isAdminToken(token, c.env.config.RINGLET_ADMIN_TOKEN))) {
     const tenant = await authenticate(c)
-    c.var.requestLog.tenant = tenant.tenantId
-    c.var.requestLog.keyId = tenant.keyId
+    noteCaller(c, tenant)
     if (!tenant.scopes.admin) {
       throw new RingletError('scope_denied', 'this token may not administer')
     }
   }
   await next()
 })
+
+function noteCaller(c: AppContext, { tenantId, keyId }: TokenRecord): void {
+  const line = c.get('requestLog')
+  line.tenant = tenantId
+  line.keyId = keyId
+}
 
 function authenticate(c: AppContext) {
   const token = requireToken(bearerToken(c.req.header('authorization')))

@@ -59,6 +59,8 @@ export async function startEdge(options: StartEdgeOptions): Promise<RunningEdge>
     },
     bindings: vars,
     cf: false,
+    // Miniflare's own Worker before each outgoing request, which takes a header away that is never there.
+    stripCfConnectingIp: false,
     log: new Log(LogLevel.ERROR),
     handleRuntimeStdio: (stdout: Readable, stderr: Readable) => {
       readLines(stdout, onLog)

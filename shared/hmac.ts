@@ -7,9 +7,11 @@ export interface SigningKeys {
   keys: readonly { id: string; secret: string }[]
 }
 
+const encoder = new TextEncoder()
+
 /** Base64url of the code over the text. */
 export async function signText(text: string, secret: string): Promise<string> {
-  const code = await crypto.subtle.sign('HMAC', await importKey(secret), new TextEncoder().encode(text))
+  const code = await crypto.subtle.sign('HMAC', await importKey(secret), encoder.encode(text))
   return toBase64Url(new Uint8Array(code))
 }
 
@@ -19,7 +21,7 @@ export async function verifyText(text: string, code: string, secret: string): Pr
   if (given === undefined) {
     return false
   }
-  return crypto.subtle.verify('HMAC', await importKey(secret), given, new TextEncoder().encode(text))
+  return crypto.subtle.verify('HMAC', await importKey(secret), given, encoder.encode(text))
 }
 
 type ImportedKey = ReturnType<typeof crypto.subtle.importKey>
@@ -33,7 +35,7 @@ function importKey(secret: string): ImportedKey {
     return known
   }
   const algorithm = { name: 'HMAC', hash: 'SHA-256' }
-  const key = crypto.subtle.importKey('raw', new TextEncoder().encode(secret), algorithm, false, ['sign', 'verify'])
+  const key = crypto.subtle.importKey('raw', encoder.encode(secret), algorithm, false, ['sign', 'verify'])
   imported.set(secret, key)
   return key
 }

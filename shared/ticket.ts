@@ -4,7 +4,7 @@
  */
 
 import type { AdapterSelection } from './adapter-ref.ts'
-import { fromBase64Url, toBase64Url } from './base64url.ts'
+import { fromBase64Url, textToBase64Url } from './base64url.ts'
 import { RingletError } from './errors.ts'
 import { type SigningKeys, signText, verifyText } from './hmac.ts'
 
@@ -55,7 +55,7 @@ export async function mintTicket(ticket: Ticket, keys: TicketKeys): Promise<stri
   if (key === undefined) {
     throw new RingletError('internal', 'no ticket key is configured')
   }
-  const payload = toBase64Url(new TextEncoder().encode(JSON.stringify(ticket)))
+  const payload = textToBase64Url(JSON.stringify(ticket))
   const head = `${key.id}.${payload}`
   return `${head}.${await signText(head, key.secret)}`
 }

@@ -6,6 +6,7 @@
 import { LRUCache } from 'lru-cache'
 import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionRefs } from '../../shared/adapter-ref.ts'
 import { hashToken } from '../auth/token.ts'
+import { toHex } from '../hex.ts'
 import type { HomeVerdict } from './home-verdict.ts'
 import { askHub } from './hub-home.ts'
 import { askPredibase } from './pbase-home.ts'
@@ -54,7 +55,7 @@ async function ask(ref: AdapterRef, token: string | undefined, options: HomeChec
   }
   const publicKey = `${homeOf(ref, options)}\0${formatAdapterRef(ref)}`
   const privateKey =
-    options.privateTtlMs > 0 && token !== undefined ? `${publicKey}\0${await hashToken(token)}` : undefined
+    options.privateTtlMs > 0 && token !== undefined ? `${publicKey}\0${toHex(await hashToken(token))}` : undefined
   const known = fresh(publicKey, options) ?? (privateKey === undefined ? undefined : fresh(privateKey, options))
   if (known !== undefined) {
     return { kind: 'readable', isPublic: false, revision: known.revision }

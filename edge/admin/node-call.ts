@@ -20,7 +20,7 @@ export interface NodeControl {
 }
 
 export async function callNode(c: AppContext, node: FleetNode, control: NodeControl): Promise<Response> {
-  const { env: services, var: known } = c
+  const services = c.env
   const { url, init } = await createNodeRequest(
     {
       action: control.action,
@@ -28,8 +28,8 @@ export async function callNode(c: AppContext, node: FleetNode, control: NodeCont
       bodyText: JSON.stringify(control.body ?? {}),
       accept: 'application/json',
       tenantId: control.tenantId,
-      requestId: known.requestId,
-      traceparent: known.traceparent,
+      requestId: c.get('requestId'),
+      traceparent: c.get('traceparent'),
       selection: control.selection ?? { kind: 'base' },
       adapterTokens: control.adapterTokens ?? {},
       cacheSalt: await services.cacheSalt(control.tenantId),

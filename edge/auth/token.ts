@@ -22,18 +22,16 @@ export function tokenKeyId(text: string): string | undefined {
   return TOKEN.exec(text)?.[1]
 }
 
-/** SHA-256, hex. Tokens are random, so neither salt nor stretching adds anything. */
-export async function hashToken(text: string): Promise<string> {
-  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))
-  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+const encoder = new TextEncoder()
+
+/** SHA-256. Tokens are random, so neither salt nor stretching adds anything. */
+export async function hashToken(text: string): Promise<Uint8Array> {
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(text)))
 }
 
-/** Compares two hashes in a time that does not depend on where they differ. */
-export function equalHashes(a: string, b: string): boolean {
-  const encoder = new TextEncoder()
-  const left = encoder.encode(a)
-  const right = encoder.encode(b)
-  return left.byteLength === right.byteLength && crypto.subtle.timingSafeEqual(left, right)
+/** In a time that does not depend on where they differ. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.byteLength === b.byteLength && crypto.subtle.timingSafeEqual(a, b)
 }
 
 /** `Bearer <token>`, the scheme in any letter case (RFC 9110 §11.1). */

@@ -1,27 +1,29 @@
 /** What browsers are told: security headers on every answer, and other origins only where the operator named them. */
 
+import type { MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
-import { createMiddleware } from 'hono/factory'
-import { secureHeaders } from 'hono/secure-headers'
 import type { AppEnv } from '../app-types.ts'
 
 /** Answers are data; nothing in them may run, be framed or be guessed to be of another type. */
-const forData = secureHeaders({
-  contentSecurityPolicy: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
-  crossOriginResourcePolicy: false,
-})
+const FOR_ALL = [
+  ['x-content-type-options', 'nosniff'],
+  ['x-frame-options', 'DENY'],
+  ['referrer-policy', 'no-referrer'],
+  ['strict-transport-security', 'max-age=15552000; includeSubDomains'],
+] as const
+const DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 /** A page of ours says itself what may run in it. */
-export const securityHeaders = createMiddleware<AppEnv>(async function securityHeaders(c, next) {
-  let own: string | null = null
-  await forData(c, async () => {
-    await next()
-    own = c.res.headers.get('content-security-policy')
-  })
-  if (own !== null) {
-    c.res.headers.set('content-security-policy', own)
+export function setSecurityHeaders(headers: Headers): void {
+  for (const [name, value] of FOR_ALL) {
+    headers.set(name, value)
   }
-})
+  if (headers.has('content-security-policy')) {
+    headers.set('cross-origin-opener-policy', 'same-origin')
+  } else {
+    headers.set('content-security-policy', DATA_POLICY)
+  }
+}
 
 /** Response headers that a page of another origin may read. */
 const EXPOSED = [
@@ -38,13 +40,30 @@ const EXPOSED = [
   'retry-after',
 ]
 
-/** Without an origin in the settings no CORS header is sent, and browsers keep other origins out. */
-export const crossOrigin = createMiddleware<AppEnv>(async function crossOrigin(c, next) {
+/** By the settings that an isolate was given, so in practice one. */
+const opened = new WeakMap<readonly string[], MiddlewareHandler<AppEnv>>()
+
+/**
+ * Without an origin in the settings no CORS header is sent, and browsers keep other origins out. Returns the answer to a
+ * preflight, which goes no further.
+ */
+export const crossOrigin: MiddlewareHandler<AppEnv> = async (c, next) => {
   const origins = c.env.config.RINGLET_CORS_ORIGINS
   if (origins.length === 0) {
-    return next()
+    // Not its own result, which is the context.
+    await next()
+    return
   }
-  const open = cors({
+  let open = opened.get(origins)
+  if (open === undefined) {
+    open = openTo(origins)
+    opened.set(origins, open)
+  }
+  return open(c, next)
+}
+
+function openTo(origins: string[]): MiddlewareHandler<AppEnv> {
+  return cors({
     origin: origins.includes('*') ? '*' : origins,
     allowMethods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
     allowHeaders: [
@@ -59,5 +78,4 @@ export const crossOrigin = createMiddleware<AppEnv>(async function crossOrigin(c
     exposeHeaders: EXPOSED,
     maxAge: 600,
   })
-  return open(c, next)
-})
+}

@@ -8,21 +8,21 @@ import type { AppContext } from '../app-types.ts'
 export function replyWithError(error: unknown, c: AppContext): Response {
   if (c.req.raw.signal.aborted) {
     // Nobody reads it; nginx's status for a client that closed its request, so that the log tells it from a fault.
-    c.var.requestLog.error = 'client_gone'
+    c.get('requestLog').error = 'client_gone'
     return new Response(null, { status: 499 })
   }
   const known = toRingletError(error)
   if (known.code === 'internal') {
-    c.env.log('error', { requestId: c.var.requestId, ...describe(error) })
+    c.env.log('error', { requestId: c.get('requestId'), ...describe(error) })
   }
-  c.var.requestLog.error = known.code
+  c.get('requestLog').error = known.code
   if (known.retryAfterSeconds !== undefined) {
     c.header('retry-after', String(Math.ceil(known.retryAfterSeconds)))
   }
   if (known.kind.status === 401) {
     c.header('www-authenticate', 'Bearer')
   }
-  const body = c.var.errorStyle === 'openai' ? toOpenAiError(known) : toLoraxError(known)
+  const body = c.get('errorStyle') === 'openai' ? toOpenAiError(known) : toLoraxError(known)
   return c.json(body, known.kind.status as ContentfulStatusCode)
 }
 

@@ -10,6 +10,10 @@ import type { AppContext, AppEnv } from '../app-types.ts'
 /** Counts what arrives; a declared length above the cap is refused unread. */
 export const bodyCap = createMiddleware<AppEnv>(async function bodyCap(c, next) {
   const maxSize = c.env.config.RINGLET_MAX_BODY_BYTES
+  const declared = c.req.header('content-length')
+  if (declared !== undefined && c.req.header('transfer-encoding') === undefined && Number(declared) <= maxSize) {
+    return next()
+  }
   const limit = bodyLimit({
     maxSize,
     onError: () => {

@@ -1,29 +1,24 @@
 /** Each request's id and its place in a trace: the caller's where they are well formed, new ones otherwise. */
 
-import { createMiddleware } from 'hono/factory'
-import type { AppEnv } from '../app-types.ts'
+import type { AppContext } from '../app-types.ts'
+import { toHex } from '../hex.ts'
 
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/
 /** W3C Trace Context §3.2.2, version 00; ids of zeros are invalid. */
 const TRACEPARENT = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$/
 
-export const requestIdentity = createMiddleware<AppEnv>(async function requestIdentity(c, next) {
+export function identify(c: AppContext): void {
   const given = c.req.header('x-request-id')
   c.set('requestId', given !== undefined && REQUEST_ID.test(given) ? given : crypto.randomUUID())
   c.set('traceparent', nextTraceparent(c.req.header('traceparent')))
   c.set('errorStyle', c.req.path.startsWith('/v1/') ? 'openai' : 'lorax')
   c.set('timings', [])
   c.set('requestLog', {})
-  await next()
-  c.header('x-request-id', c.var.requestId)
-})
+}
 
 /** The caller's trace goes on with a span of ours; without one, a trace begins (not sampled: nobody asked for it). */
 export function nextTraceparent(given: string | undefined): string {
-  const [, traceId = randomHex(16), flags = '00'] = TRACEPARENT.exec(given ?? '') ?? []
-  return `00-${traceId}-${randomHex(8)}-${flags}`
-}
-
-function randomHex(bytes: number): string {
-  return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+  const random = toHex(crypto.getRandomValues(new Uint8Array(24)))
+  const [, traceId = random.slice(16), flags = '00'] = (given === undefined ? null : TRACEPARENT.exec(given)) ?? []
+  return `00-${traceId}-${random.slice(0, 16)}-${flags}`
 }

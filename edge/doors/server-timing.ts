@@ -1,16 +1,20 @@
 /** The edge's own entries in `Server-Timing` (W3C), before the node's. Only on answers: a refusal's time tells nothing. */
 
-import { createMiddleware } from 'hono/factory'
-import type { AppContext, AppEnv } from '../app-types.ts'
+import type { AppContext } from '../app-types.ts'
 
-export const serverTiming = createMiddleware<AppEnv>(async function serverTiming(c, next) {
-  await next()
-  if (c.res.ok && c.var.timings.length > 0) {
-    const ours = c.var.timings.map(([name, ms]) => `${name};dur=${ms.toFixed(1)}`)
-    const theirs = c.res.headers.get('server-timing')
-    c.header('server-timing', [...ours, ...(theirs === null ? [] : [theirs])].join(', '))
+/** `undefined`: nothing to tell. */
+export function timingHeader(c: AppContext): string | undefined {
+  const timings = c.get('timings')
+  if (timings.length === 0 || !c.res.ok) {
+    return undefined
   }
-})
+  let header = ''
+  for (const [name, ms] of timings) {
+    header += `${header === '' ? '' : ', '}${name};dur=${ms.toFixed(1)}`
+  }
+  const theirs = c.res.headers.get('server-timing')
+  return theirs === null ? header : `${header}, ${theirs}`
+}
 
 /** Measures `work` as `name`. */
 export async function timed<T>(c: AppContext, name: string, work: Promise<T>): Promise<T> {
@@ -18,6 +22,6 @@ export async function timed<T>(c: AppContext, name: string, work: Promise<T>): P
   try {
     return await work
   } finally {
-    c.var.timings.push([name, performance.now() - startedAt])
+    c.get('timings').push([name, performance.now() - startedAt])
   }
 }

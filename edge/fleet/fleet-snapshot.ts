@@ -19,6 +19,8 @@ export interface FleetSnapshot {
   nodes: readonly FleetNode[]
   /** The names under which the ring's nodes serve their base, without doubles: what a request can be answered by. */
   baseModels: readonly string[]
+  /** Most positions that a sequence may have on any node; 0 without nodes. */
+  longestPositions: number
   /** Unix milliseconds, when this isolate last heard from the registry. */
   takenAt: number
   /**
@@ -37,6 +39,7 @@ export function createFleetSnapshot(nodes: readonly FleetNode[], takenAt: number
   return {
     nodes: sorted,
     baseModels: [...new Set(ring.nodes.map((node) => node.baseModel))],
+    longestPositions: sorted.reduce((most, node) => Math.max(most, node.maxPositions), 0),
     takenAt,
     ring,
     regions: createRegionRings(ring),

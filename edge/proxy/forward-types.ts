@@ -51,8 +51,11 @@ export interface ForwardRequest {
    * that error as an event, a reply not yet begun is that error.
    */
   endSignal: AbortSignal
-  /** Called exactly once, when the request has ended in whatever way, also when nothing was generated (zeros). */
-  onEnd: (usage: ForwardUsage) => void
+  /**
+   * Called exactly once, when the request has ended in whatever way, also when nothing was generated (zeros). The request's
+   * context is kept until its promise resolves.
+   */
+  onEnd: (usage: ForwardUsage) => Promise<void> | void
 }
 
 export type ErrorStyle = 'lorax' | 'openai'

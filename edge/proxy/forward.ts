@@ -87,7 +87,9 @@ function deliveredHeader({ delivered }: ResumePoint): string {
 async function readReply(connection: Connection, request: ForwardRequest, deps: ForwardDeps) {
   const { nodeId } = connection.route.node
   try {
-    return await connection.response.arrayBuffer()
+    const reply = await connection.response.arrayBuffer()
+    connection.close('read')
+    return reply
   } catch (cause) {
     throwIfEnded(request)
     deps.state.router.suspect(nodeId)
@@ -95,7 +97,7 @@ async function readReply(connection: Connection, request: ForwardRequest, deps: 
     deps.log('reply_broken', { requestId: request.requestId, nodeId, reason })
     return undefined
   } finally {
-    connection.close()
+    connection.close('unread')
   }
 }
 
@@ -134,7 +136,7 @@ function endOnce(
   deps: ForwardDeps,
 ): (usage: Partial<ForwardUsage> & { outcome: string }) => void {
   let ended = false
-  let release: () => void
+  let release: (work: Promise<void> | void) => void
   deps.waitUntil(
     new Promise<void>((resolve) => {
       release = resolve
@@ -143,8 +145,7 @@ function endOnce(
   return (usage) => {
     if (!ended) {
       ended = true
-      request.onEnd({ promptTokens: 0, generatedTokens: 0, ...usage })
-      release()
+      release(request.onEnd({ promptTokens: 0, generatedTokens: 0, ...usage }))
     }
   }
 }

@@ -1,6 +1,6 @@
 /** One HTTP request to a node: ticket, headers, body. */
 
-import { toBase64Url } from '../../shared/base64url.ts'
+import { textToBase64Url } from '../../shared/base64url.ts'
 import {
   ADAPTER_TOKENS_HEADER,
   DELIVERED_HEADER,
@@ -40,7 +40,7 @@ export async function createNodeRequest(
   deps: NodeRequestDeps,
   delivered?: string,
 ): Promise<{ url: string; init: RequestInit }> {
-  const headers = new Headers({
+  const headers: Record<string, string> = {
     ...call.clientHeaders,
     'content-type': 'application/json',
     // The relay reads the body as text: no compression on the way.
@@ -48,15 +48,15 @@ export async function createNodeRequest(
     'x-request-id': call.requestId,
     traceparent: call.traceparent,
     [TICKET_HEADER]: await mintNodeTicket(call, node, deps),
-  })
+  }
   if (call.accept !== undefined) {
-    headers.set('accept', call.accept)
+    headers.accept = call.accept
   }
   if (Object.keys(call.adapterTokens).length > 0) {
-    headers.set(ADAPTER_TOKENS_HEADER, encodeJson(call.adapterTokens))
+    headers[ADAPTER_TOKENS_HEADER] = encodeJson(call.adapterTokens)
   }
   if (delivered !== undefined) {
-    headers.set(DELIVERED_HEADER, delivered)
+    headers[DELIVERED_HEADER] = delivered
   }
   const url = node.url.replace(/\/+$/, '') + call.path
   // A redirect would carry the ticket to an address that no node signed for.
@@ -102,5 +102,5 @@ function randomHex(random: () => number): string {
 }
 
 function encodeJson(value: unknown): string {
-  return toBase64Url(new TextEncoder().encode(JSON.stringify(value)))
+  return textToBase64Url(JSON.stringify(value))
 }

@@ -35,7 +35,7 @@ interface Upstream {
 export function relayStream({ request, query, first, deps, resumed, onEnd }: RelayOptions): ReadableStream<Uint8Array> {
   const progress: StreamProgress = { delivered: {}, tokens: 0, ...(resumed === undefined ? {} : progressOf(resumed)) }
   if (!noteHeaders(progress, first, request)) {
-    first.close()
+    first.close('unread')
     throw new RingletError('resume_unknown', 'this stream cannot be resumed: its adapter has changed')
   }
   let upstream: Upstream | undefined = toUpstream(first, progress)
@@ -50,7 +50,7 @@ export function relayStream({ request, query, first, deps, resumed, onEnd }: Rel
       ended = true
       clearInterval(idleWatch)
       request.clientSignal.removeEventListener('abort', leave)
-      upstream?.connection.close()
+      upstream?.connection.close(upstream.framer.ended() ? 'read' : 'unread')
       onEnd(outcome, { generatedTokens: progress.tokens, promptTokens: progress.promptTokens ?? 0 })
     }
   }
@@ -85,7 +85,7 @@ export function relayStream({ request, query, first, deps, resumed, onEnd }: Rel
       }
       throwIfEnded(request)
       await reader.cancel().catch(() => undefined) // it is broken already
-      connection.close()
+      connection.close('unread')
       upstream = undefined
       noteBreak(connection)
     }
@@ -137,7 +137,7 @@ export function relayStream({ request, query, first, deps, resumed, onEnd }: Rel
       }
       const { connection } = reached
       if (ended) {
-        connection.close()
+        connection.close('unread')
         return 'the client has left'
       }
       if (isEventStream(connection.response) && noteHeaders(progress, connection, request)) {
@@ -146,7 +146,7 @@ export function relayStream({ request, query, first, deps, resumed, onEnd }: Rel
         return toUpstream(connection, progress)
       }
       // The adapter's newest version is another by now; to go on with it would mix two adapters in one answer.
-      connection.close()
+      connection.close('unread')
       why = 'the adapter has changed since the stream began'
     }
   }

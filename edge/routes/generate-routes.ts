@@ -51,6 +51,7 @@ async function generate(c: AppContext, route: GenerateRoute): Promise<Response> 
 }
 
 function pathOf(c: AppContext): string {
-  const { pathname, search } = new URL(c.req.url)
-  return pathname + search
+  const { url, path } = c.req
+  const query = url.indexOf('?')
+  return query < 0 ? path : path + url.slice(query)
 }

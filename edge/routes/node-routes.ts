@@ -41,7 +41,7 @@ async function info(c: AppContext): Promise<Response> {
     method: 'GET',
     path: '/info',
     action: 'info',
-    tenantId: c.var.tenant.tenantId,
+    tenantId: c.get('tenant').tenantId,
     timeoutMs: INFO_TIMEOUT_MS,
   } as const
   for (const node of ring.nodes) {

@@ -10,7 +10,7 @@ import { RingletError } from '../../shared/errors.ts'
 import type { TicketAction } from '../../shared/ticket.ts'
 import { authorizeSelection } from '../adapters/home-check.ts'
 import { adapterNotFound, type ResolvedSelection, resolveSelection } from '../adapters/resolve-selection.ts'
-import type { AppContext } from '../app-types.ts'
+import type { AppContext, RequestVariables } from '../app-types.ts'
 import { watchRequest } from '../auth/request-watch.ts'
 import { timed } from '../doors/server-timing.ts'
 import { fleetReader } from '../fleet/fleet-client.ts'
@@ -36,20 +36,18 @@ export interface ServeRequest {
 }
 
 export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {
-  const {
-    env: services,
-    var: { tenant },
-  } = c
+  const services = c.env
+  const tenant = c.get('tenant')
   const deps = forwardDeps(c)
   const snapshot = await timed(c, 'fleet', deps.fleet())
-  const size = request.size(Math.max(0, ...snapshot.nodes.map((node) => node.maxPositions)))
+  const size = request.size(snapshot.longestPositions)
   const resolving = resolve(c, request.adapter, snapshot)
   // Its refusal is taken below; until then it must not count as unhandled.
   resolving.catch(() => undefined)
   const admission = await timed(c, 'limits', admitRequest(tenant, size, services, deps.waitUntil))
   try {
     const resolved = await resolving
-    c.var.requestLog.adapter = resolved.usageName
+    c.get('requestLog').adapter = resolved.usageName
     const selection = await timed(c, 'adapter', authorize(c, resolved, deps))
     return await send(c, { request, resolved, selection, admission, sequences: size.sequences }, deps)
   } catch (error) {
@@ -88,9 +86,9 @@ export function resolve(c: AppContext, fields: AdapterFields, snapshot: FleetSna
     throw new RingletError('field_invalid', 'x-adapter-token is no token', { param: 'x-adapter-token' })
   }
   return resolveSelection(fields, {
-    api: c.var.errorStyle,
+    api: c.get('errorStyle'),
     baseModels: snapshot.baseModels,
-    scopes: c.var.tenant.scopes,
+    scopes: c.get('tenant').scopes,
     defaultSource: config.RINGLET_DEFAULT_SOURCE,
     resolveAlias: aliases.resolve,
     headerToken,
@@ -105,13 +103,13 @@ async function authorize(c: AppContext, resolved: ResolvedSelection, deps: Forwa
   }
   const verdict = await authorizeSelection(selection, adapterTokens, c.env.homes)
   if (verdict.kind === 'refused') {
-    throw adapterNotFound(resolved.names[verdict.index] ?? '', c.var.errorStyle)
+    throw adapterNotFound(resolved.names[verdict.index] ?? '', c.get('errorStyle'))
   }
   return verdict.selection
 }
 
 async function hintOf(c: AppContext, resolved: ResolvedSelection): Promise<PrefetchRequest> {
-  const { requestId, traceparent, tenant } = c.var
+  const { requestId, traceparent, tenant } = known(c)
   return {
     ...resolved,
     tenantId: tenant.tenantId,
@@ -136,63 +134,60 @@ interface SendPlan {
 }
 
 async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<Response> {
-  const { env: services, var: known } = c
+  const services = c.env
+  const { requestId, traceparent, errorStyle, tenant } = known(c)
   const { request, resolved, selection, admission } = plan
   const resumesAfter = request.stream ? lastEventId(c) : undefined
   const ending = new AbortController()
   const stopWatching = watchRequest({
-    keyId: known.tenant.keyId,
+    keyId: tenant.keyId,
     findWithin: services.directory.findWithin,
     renewLease: admission.renew,
     now: services.now,
     end: (error) => ending.abort(error),
   })
-  let settled = () => {}
-  // Keeps the request's context alive until its usage is recorded, also when the client has left.
-  c.executionCtx.waitUntil(
-    new Promise<void>((resolve) => {
-      settled = resolve
-    }),
-  )
-  const end = (usage: ForwardUsage | undefined) => {
+  const end = (usage: ForwardUsage) => {
     stopWatching()
-    if (usage !== undefined) {
-      logEnd(c, resolved.usageName, usage)
-    }
-    void admission.settle(toUsed(usage, resolved.usageName)).then(settled)
+    logEnd(c, resolved.usageName, usage)
+    return admission.settle(toUsed(usage, resolved.usageName))
   }
   const { maxNewTokens } = admission
-  try {
-    return await forward(
-      {
-        path: request.path,
-        bodyText: request.bodyText,
-        accept: c.req.header('accept'),
-        clientHeaders: clientHeaders(c),
-        lastEventId: resumesAfter,
-        action: request.action,
-        stream: request.stream,
-        errorStyle: known.errorStyle,
-        tenantId: known.tenant.tenantId,
-        cacheSalt: await services.cacheSalt(known.tenant.tenantId),
-        seed: Math.floor(services.random() * 2 ** 53),
-        limits:
-          maxNewTokens === undefined ? {} : { maxNewTokens: Math.max(1, Math.floor(maxNewTokens / plan.sequences)) },
-        requestId: known.requestId,
-        createdAt: Math.floor(services.now() / 1000),
-        traceparent: known.traceparent,
-        selection,
-        placementKey: resolved.placementKey,
-        adapterTokens: resolved.adapterTokens,
-        clientSignal: c.req.raw.signal,
-        endSignal: ending.signal,
-        onEnd: end,
-      },
-      deps,
-    )
-  } catch (error) {
-    end(undefined)
-    throw error
+  return forward(
+    {
+      path: request.path,
+      bodyText: request.bodyText,
+      accept: c.req.header('accept'),
+      clientHeaders: clientHeaders(c),
+      lastEventId: resumesAfter,
+      action: request.action,
+      stream: request.stream,
+      errorStyle,
+      tenantId: tenant.tenantId,
+      cacheSalt: await services.cacheSalt(tenant.tenantId),
+      seed: Math.floor(services.random() * 2 ** 53),
+      limits:
+        maxNewTokens === undefined ? {} : { maxNewTokens: Math.max(1, Math.floor(maxNewTokens / plan.sequences)) },
+      requestId,
+      createdAt: Math.floor(services.now() / 1000),
+      traceparent,
+      selection,
+      placementKey: resolved.placementKey,
+      adapterTokens: resolved.adapterTokens,
+      clientSignal: c.req.raw.signal,
+      endSignal: ending.signal,
+      onEnd: end,
+    },
+    deps,
+  )
+}
+
+/** Each read of the context's own bag of variables copies it. */
+function known(c: AppContext): Pick<RequestVariables, 'requestId' | 'traceparent' | 'errorStyle' | 'tenant'> {
+  return {
+    requestId: c.get('requestId'),
+    traceparent: c.get('traceparent'),
+    errorStyle: c.get('errorStyle'),
+    tenant: c.get('tenant'),
   }
 }
 
@@ -200,7 +195,7 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
 function logEnd(c: AppContext, adapter: string, usage: ForwardUsage): void {
   const { config, log } = c.env
   if (config.RINGLET_ACCESS_LOG === 'all' || usage.outcome !== 'ok') {
-    const { requestId, tenant } = c.var
+    const { requestId, tenant } = known(c)
     log('request_end', { requestId, tenant: tenant.tenantId, adapter, ...usage })
   }
 }
@@ -219,8 +214,8 @@ function lastEventId(c: AppContext): string | undefined {
   return value === '' ? undefined : value
 }
 
-function toUsed(usage: ForwardUsage | undefined, adapter: string): UsageReport | undefined {
-  if (usage === undefined || usage.promptTokens + usage.generatedTokens === 0) {
+function toUsed(usage: ForwardUsage, adapter: string): UsageReport | undefined {
+  if (usage.promptTokens + usage.generatedTokens === 0) {
     return undefined
   }
   return { adapter, requests: 1, promptTokens: usage.promptTokens, generatedTokens: usage.generatedTokens }

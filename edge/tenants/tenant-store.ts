@@ -15,11 +15,12 @@ import {
 } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
 import { createToken, hashToken } from '../auth/token.ts'
+import { fromHex, toHex } from '../hex.ts'
 
 /** All that a request's authentication needs to know, in one row. */
 export interface TokenRecord {
   keyId: string
-  tokenHash: string
+  tokenHash: Uint8Array
   tenantId: string
   tenantName: string
   scopes: Scopes
@@ -70,7 +71,7 @@ export function createTenantStore(db: D1Database, now: () => number) {
     }
     return {
       keyId: row.key_id,
-      tokenHash: row.token_hash,
+      tokenHash: fromHex(row.token_hash),
       tenantId: row.id,
       tenantName: row.name,
       scopes: scopesSchema.parse(JSON.parse(row.scopes)),
@@ -201,7 +202,7 @@ export function createTenantStore(db: D1Database, now: () => number) {
       .prepare(
         'INSERT INTO tokens (key_id, tenant_id, token_hash, label, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)',
       )
-      .bind(keyId, tenantId, await hashToken(text), label, row.created_at, row.expires_at)
+      .bind(keyId, tenantId, toHex(await hashToken(text)), label, row.created_at, row.expires_at)
     return { insert, issued: { ...toTokenView(row), token: text } }
   }
 

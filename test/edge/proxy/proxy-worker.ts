@@ -80,7 +80,9 @@ app.post('/forward', async (c) => {
     adapterTokens: { '*': 'hub-token' },
     clientSignal: c.req.raw.signal,
     endSignal: end.signal,
-    onEnd: (usage) => ended.push(usage),
+    onEnd: (usage) => {
+      ended.push(usage)
+    },
   }
   return forward(
     request,

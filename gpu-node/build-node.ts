@@ -89,7 +89,11 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
     version: options.version,
   }
   let draining = false
-  const metrics = createNodeMetrics({ engineStats: () => engine.stats(), draining: () => draining })
+  const metrics = createNodeMetrics({
+    engineStats: () => engine.stats(),
+    draining: () => draining,
+    maxPositions: spec.maxPositions,
+  })
   const context: NodeContext = {
     identity,
     limits: {

@@ -1,8 +1,9 @@
-/** The node's Prometheus metrics. Labels are digests, tiers and codes: no name, tenant, token or prompt. */
+/** The node's Prometheus metrics, LoRAX's series beside its own. Labels are digests, tiers and codes: no name, token or prompt. */
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { AdapterTier } from '../shared/fleet.ts'
 import type { EngineStats } from './engine/engine-types.ts'
+import { createLoraxMetrics, type EndedGeneration } from './lorax-metrics.ts'
 
 /** Adapters with their own label; those that come later share `other`, so that a node's series stay bounded. */
 const MAX_ADAPTER_LABELS = 200
@@ -13,6 +14,8 @@ export interface GenerationMeter {
   started(queuedMs: number, promptTokens: number, cachedTokens: number): void
   /** `at` and `arrivedAt`: ms on the same clock. */
   token(choice: number, at: number, arrivedAt: number): void
+  /** All its sequences have their answer. */
+  ended(generation: EndedGeneration): void
 }
 
 export interface NodeMetrics {
@@ -26,6 +29,8 @@ export interface NodeMetrics {
 export interface MetricsSources {
   engineStats: () => EngineStats
   draining: () => boolean
+  /** Prompt and generated tokens of a sequence, at most. */
+  maxPositions: number
 }
 
 export function createNodeMetrics(sources: MetricsSources): NodeMetrics {
@@ -48,6 +53,7 @@ export function createNodeMetrics(sources: MetricsSources): NodeMetrics {
   ])
   const generated = counter('ringlet_generated_tokens_total', 'Generated tokens', ['adapter'])
   addEngineGauges(registers, sources)
+  const lorax = createLoraxMetrics(registers, sources)
 
   const labels = new Set<string>()
   const labelOf = (digest: string | undefined): string => {
@@ -80,10 +86,12 @@ export function createNodeMetrics(sources: MetricsSources): NodeMetrics {
           generated.inc({ adapter })
           lastAt.set(choice, at)
         },
+        ended: lorax.generationEnded,
       }
     },
     adapterLoaded: (tier, loadMs) => loads.observe({ tier }, loadMs / 1000),
     requestEnded: (route, code, seconds) => {
+      lorax.requestEnded(route, code)
       requests.inc({ route, code })
       duration.observe({ route }, seconds)
     },

@@ -6,6 +6,7 @@ import type { AppContext, AppEnv } from '../app-types.ts'
 import type { FleetNode } from '../fleet/fleet-snapshot.ts'
 import { forwardDeps } from '../routes/serve.ts'
 import { EXPOSITION_TYPE, mergeExpositions, type NodeExposition } from './fleet-metrics.ts'
+import { metricsJson } from './metrics-json.ts'
 import { callNode } from './node-call.ts'
 
 export const METRICS_PATH = '/metrics'
@@ -18,7 +19,10 @@ export function metricsRoutes(): Hono<AppEnv> {
   app.get(METRICS_PATH, async (c) => {
     const { nodes } = await forwardDeps(c).fleet()
     const parts = await Promise.all(nodes.map((node) => scrape(c, node)))
-    return c.body(mergeExpositions(parts), 200, { 'content-type': EXPOSITION_TYPE })
+    // LoRAX's rule: text, unless JSON is named. Prometheus itself never asks for it.
+    return c.req.header('accept')?.includes('application/json')
+      ? c.json(metricsJson(parts))
+      : c.body(mergeExpositions(parts), 200, { 'content-type': EXPOSITION_TYPE })
   })
   return app
 }

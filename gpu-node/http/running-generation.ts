@@ -5,6 +5,7 @@ import { RingletError } from '../../shared/errors.ts'
 import type { AdapterLease } from '../adapters/adapter-store.ts'
 import type { EngineEvent } from '../engine/engine-types.ts'
 import type { GrammarLease } from '../grammar/grammar-service.ts'
+import type { EndedGeneration } from '../lorax-metrics.ts'
 import type { GenerationMeter } from '../metrics.ts'
 import { formatMarkers } from '../tools/tool-format.ts'
 import { createToolParser, type ToolParser } from '../tools/tool-parser.ts'
@@ -192,6 +193,9 @@ export class RunningGeneration implements Generation {
       const { context, input, release, timings } = this.#parts
       input.signal.removeEventListener('abort', this.abort)
       timings.endedAt = context.clock.steady()
+      if (this.choices.every((choice) => choice.finish !== undefined)) {
+        this.#meter.ended(this.#summary(timings.endedAt))
+      }
       release()
       this.#queue.close()
       this.#log()
@@ -206,6 +210,18 @@ export class RunningGeneration implements Generation {
     const tier = this.adapter?.cacheTier
     const ended = { requestId, tenantId, adapter, tier, sequences: this.choices.length, ...counts, timings }
     context.log.info(generationLine({ ...ended, outcome: this.#outcome }), 'generation_end')
+  }
+
+  #summary(endedAt: number): EndedGeneration {
+    const { arrivedAt, preparedAt, queuedMs = 0, loadMs = 0 } = this.timings
+    return {
+      totalMs: endedAt - arrivedAt,
+      validationMs: preparedAt - arrivedAt,
+      queueMs: queuedMs + loadMs,
+      inputLengths: this.prompts.map((prompt) => prompt.tokens.length),
+      generatedTokens: this.choices.reduce((sum, choice) => sum + choice.tokenCount, 0),
+      maxNewTokens: this.prompts.reduce((sum, prompt) => sum + prompt.maxNewTokens, 0),
+    }
   }
 }
 

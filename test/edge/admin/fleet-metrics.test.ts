@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { mergeExpositions } from '../../../edge/admin/fleet-metrics.ts'
+import { metricsJson } from '../../../edge/admin/metrics-json.ts'
 import { type EdgeWorld, startEdgeWorld } from '../edge-world.ts'
 
 const TEXT = [
@@ -42,6 +43,24 @@ describe('two nodes’ metrics as one', () => {
   })
 })
 
+test('as LoRAX’s JSON the nodes’ numbers are added up', () => {
+  const parts = [
+    { nodeId: 'a', text: TEXT },
+    { nodeId: 'b', text: TEXT },
+    { nodeId: 'gone', text: undefined },
+  ]
+  expect(metricsJson(parts)).toEqual({
+    requests_total: { type: 'counter', data: [{ key: 'requests_total{route="/generate",code="ok"}', value: 6 }] },
+    wait_seconds: {
+      type: 'histogram',
+      data: [
+        { key: 'wait_seconds_bucket{le="+Inf"}', value: 4 },
+        { key: 'sum', value: 1 },
+      ],
+    },
+  })
+})
+
 describe('GET /metrics', () => {
   let world: EdgeWorld
   beforeAll(async () => {
@@ -64,5 +83,14 @@ describe('GET /metrics', () => {
       expect(text).toContain(`ringlet_node_up{node="${nodeId}"} 1`)
       expect(text).toContain(`requests_total{node="${nodeId}",route="/generate",code="ok"} 3`)
     }
+  })
+
+  test('is JSON to who accepts that', async () => {
+    const authorization = `Bearer ${world.vars.RINGLET_ADMIN_TOKEN}`
+    const headers = { authorization, accept: 'application/json' }
+    const reply = await fetch(`${world.url}/metrics`, { headers })
+    expect(reply.headers.get('content-type')).toContain('application/json')
+    const { wait_seconds } = (await reply.json()) as { wait_seconds: { data: object[] } }
+    expect(wait_seconds.data).toContainEqual({ key: 'sum', value: 0.5 * world.nodes.length })
   })
 })

@@ -127,6 +127,9 @@ export interface ModelRunner {
   /** Absent: rows that decode and prompts always run apart. */
   readonly mixed?: MixedRuns
 
+  /** Logits that stay on the device that computed them, of runs that ask for it with `keep`; absent: every run returns them. */
+  readonly kept?: KeptLogits
+
   /** Final hidden states (after the last norm) `[tokens.length, hiddenSize]` for embeddings. */
   hiddenStates(chunk: Omit<PrefillChunk, 'logits'>): Float32Array
 
@@ -152,6 +155,8 @@ export interface PrefillChunk {
   /** `undefined`: the base model. */
   adapterSlot: number | undefined
   logits: 'none' | 'last' | 'all'
+  /** Leaves the logits to `ModelRunner.kept` (at most its `maxRows`) and returns none. */
+  keep?: boolean
   /**
    * Positions of the whole prompt, of which this may be a part; absent: the chunk ends the prompt. Models with rotary tables
    * by sequence length (longrope) choose by it; `ModelRunner.kvKind` says which sequences may share KV.
@@ -165,6 +170,8 @@ export interface DecodeBatch {
   /** Position of that token in its row: the number of positions already filled. */
   positions: Int32Array
   adapterSlots: readonly (number | undefined)[]
+  /** Leaves the logits to `ModelRunner.kept` and returns none. */
+  keep?: boolean
 }
 
 /** Runs in which some rows decode and others prefill: the weights are read once for all of them. */
@@ -180,6 +187,51 @@ export interface MixedBatch {
   decode: DecodeBatch
   /** Of rows that don't decode; `logits` is `none` or `last`. */
   chunks: readonly PrefillChunk[]
+}
+
+/** The last run's logits where they were kept. Rows are numbered as the run would have returned them. */
+export interface KeptLogits {
+  readonly maxRows: number
+  /** Tokens of a span: `Shortlist.sums` has one number for each. */
+  readonly spanLength: number
+  /** What is asked of several rows, each at most once, in one go; `undefined`: the row is only to be had whole. */
+  shortlists(asks: readonly ShortlistAsk[]): (Shortlist | undefined)[]
+  /** Logits of a row's span; valid until the next call. */
+  spans(asks: readonly { row: number; span: number }[]): Float32Array[]
+  /** A whole row; valid until the next call. */
+  row(row: number): Float32Array
+}
+
+/** How a row's scores differ from its logits: `s = logit + bias`, then `s > 0 ? s / repetition : s · repetition`, less `penalty`. */
+export interface ScoreChanges {
+  /** Each token once. */
+  tokens: Int32Array
+  bias: Float32Array
+  repetition: Float32Array
+  penalty: Float32Array
+}
+
+export interface ShortlistAsk {
+  row: number
+  changes: ScoreChanges | undefined
+  /** Bit `t % 32` of word `t >> 5` is 1 when token `t` is allowed. */
+  mask: Int32Array | undefined
+  /** Of the sums. */
+  temperature: number
+}
+
+/** The tokens with the largest scores, and sums over all. Scores and sums are single precision's, in the device's own order. */
+export interface Shortlist {
+  /** In no order; no token that is not here has a larger score than any that is. */
+  tokens: Int32Array
+  /** As the model gave them. */
+  logits: Float32Array
+  /** The largest score. */
+  best: number
+  /** By span: Σ exp((score − best) / temperature). */
+  sums: Float32Array
+  /** Σ exp(logit − best). */
+  logitSum: number
 }
 
 export interface KvRange {

@@ -7,7 +7,8 @@ import { RingletError } from '../../shared/errors.ts'
 import type { DecodeBatch, GeneratedToken, MixedRuns, ModelRunner, PrefillChunk } from './engine-types.ts'
 import type { MaskSource, MaskState } from './mask-source.ts'
 import { GuessTally, lookUp } from './prompt-lookup.ts'
-import { Sampler } from './sampling/sampler.ts'
+import { type RowDraw, RowSampler, type RunLogits } from './sampling/row-sampler.ts'
+import type { Draw, DrawContext } from './sampling/sampler.ts'
 import { type EmbedWork, endReached, type GenerateWork, type Sequence } from './sequence.ts'
 import type { SequenceTable } from './sequence-table.ts'
 import { DECODE_TOKEN_COST } from './waiting-queue.ts'
@@ -42,7 +43,7 @@ export class StepRunner {
   readonly #table: SequenceTable
   readonly #masks: MaskSource | undefined
   readonly #now: () => number
-  readonly #sampler: Sampler
+  readonly #sampler: RowSampler
   readonly #maxGuesses: number
   readonly #tokens: Int32Array
   readonly #positions: Int32Array
@@ -57,7 +58,7 @@ export class StepRunner {
     this.#masks = masks
     this.#maxGuesses = maxGuesses
     this.#now = now
-    this.#sampler = new Sampler(runner.vocabSize)
+    this.#sampler = new RowSampler(runner.vocabSize, runner.kept)
     this.#tokens = new Int32Array(runner.maxRows)
     this.#positions = new Int32Array(runner.maxRows)
   }
@@ -65,11 +66,10 @@ export class StepRunner {
   /** One token for every running sequence. */
   decode(): void {
     const running = this.#table.rows.running()
-    const batch = this.#decodeBatch(running)
-    this.#commitDecode(
-      running,
-      attempt(() => this.#runner.decode(batch)),
-    )
+    const keep = this.#sampler.mayKeep(running.length)
+    const batch = { ...this.#decodeBatch(running), keep }
+    const logits = attempt(() => this.#runner.decode(batch))
+    this.#commitDecode(running, keep ? undefined : logits)
   }
 
   /** The same, and parts of prompts, in one run; those of embeddings and with log-probabilities of the prompt run alone. */
@@ -86,11 +86,9 @@ export class StepRunner {
       this.#advance(sequence, tokens)
     }
     this.#commitDecode(running, logits)
-    const { vocabSize } = this.#runner
     for (const [i, { sequence }] of done.entries()) {
-      const batchRow = running.length + i
       this.#table.startRunning(sequence)
-      this.#draw(sequence, logits.subarray(batchRow * vocabSize, (batchRow + 1) * vocabSize))
+      this.#draw([{ sequence, row: running.length + i }], logits)
     }
   }
 
@@ -111,18 +109,18 @@ export class StepRunner {
     }
   }
 
-  #commitDecode(running: readonly Sequence[], logits: Float32Array): void {
-    const { vocabSize } = this.#runner
+  #commitDecode(running: readonly Sequence[], logits: RunLogits): void {
     // From the last row to the first: a sequence that ends is replaced by the last one, whose turn has then been.
-    for (let batchRow = running.length - 1; batchRow >= 0; batchRow--) {
-      const sequence = running[batchRow] as Sequence
-      if (sequence.heldLogits === undefined) {
-        sequence.filled++
-        this.decodeTokens++
-        this.#table.queue.charge(sequence.tenantId, DECODE_TOKEN_COST)
-        this.#draw(sequence, logits.subarray(batchRow * vocabSize, (batchRow + 1) * vocabSize))
-      }
+    const ran = running
+      .map((sequence, row) => ({ sequence, row }))
+      .filter(({ sequence }) => sequence.heldLogits === undefined)
+      .reverse()
+    for (const { sequence } of ran) {
+      sequence.filled++
+      this.decodeTokens++
+      this.#table.queue.charge(sequence.tenantId, DECODE_TOKEN_COST)
     }
+    this.#draw(ran, logits)
   }
 
   /**
@@ -143,14 +141,14 @@ export class StepRunner {
     }
     const tokens = Int32Array.of(sequence.tokens[sequence.filled] as number, ...guesses)
     const chunk = { ...chunkOf(sequence, 1), tokens }
-    const logits = attempt(() => this.#runner.prefill({ ...chunk, logits: 'all' }))
-    const { vocabSize } = this.#runner
+    const keep = this.#sampler.mayKeep(tokens.length)
+    const logits = attempt(() => this.#runner.prefill({ ...chunk, logits: 'all', keep }))
     let right = 0
     for (let i = 0; i < tokens.length; i++) {
       sequence.filled++
       this.decodeTokens++
       this.#table.queue.charge(sequence.tenantId, DECODE_TOKEN_COST)
-      this.#draw(sequence, logits.subarray(i * vocabSize, (i + 1) * vocabSize))
+      this.#draw([{ sequence, row: i }], keep ? undefined : logits)
       if (sequence.status !== 'running' || sequence.tokens[sequence.length - 1] !== guesses[i]) {
         break
       }
@@ -172,7 +170,9 @@ export class StepRunner {
     const start = sequence.filled
     const last = start + tokens === sequence.prefillEnd
     const wanted = work.promptLogprobs !== undefined ? 'all' : last ? 'last' : 'none'
-    const logits = attempt(() => this.#runner.prefill({ ...chunkOf(sequence, tokens), logits: wanted }), sequence)
+    const keep = wanted === 'last' && this.#sampler.mayKeep(1)
+    const chunk: PrefillChunk = { ...chunkOf(sequence, tokens), logits: wanted, keep }
+    const logits = attempt(() => this.#runner.prefill(chunk), sequence)
     this.#advance(sequence, tokens)
     if (work.promptLogprobs !== undefined) {
       this.#scorePrompt(sequence, work, work.promptLogprobs, { logits, start, tokens })
@@ -193,8 +193,7 @@ export class StepRunner {
       }
     }
     this.#table.startRunning(sequence)
-    const { vocabSize } = this.#runner
-    this.#draw(sequence, wanted === 'all' ? logits.subarray((tokens - 1) * vocabSize) : logits.subarray(0, vocabSize))
+    this.#draw([{ sequence, row: wanted === 'all' ? tokens - 1 : 0 }], keep ? undefined : logits)
   }
 
   /** Draws for rows whose mask has come since their run. True when one did. */
@@ -204,7 +203,7 @@ export class StepRunner {
       const held = sequence.heldLogits
       if (held !== undefined) {
         sequence.heldLogits = undefined
-        this.#draw(sequence, held)
+        this.#draw([{ sequence, row: 0 }], held)
         drew ||= sequence.heldLogits === undefined
       }
     }
@@ -222,42 +221,43 @@ export class StepRunner {
     return lookUp(sequence.tokens, sequence.length, Math.max(0, Math.min(work.guesses.next(), room)))
   }
 
-  #draw(sequence: Sequence, logits: Float32Array): void {
-    // Only generating sequences are ever drawn for.
-    const work = sequence.work as GenerateWork
-    const grammar = work.request.grammarId !== undefined
-    const state: MaskState | undefined = grammar ? this.#masks?.mask(sequence.id) : undefined
-    switch (state?.kind) {
-      case 'pending':
-        sequence.heldLogits = logits.slice()
-        return
-      case 'ended':
-        this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'grammar_end' })
-        return
-      case 'failed':
-        this.#table.fail(sequence, new RingletError(state.code, state.message))
-        return
-      case 'ready':
-      case undefined:
-        this.#drawWith(sequence, work, logits, state?.mask)
+  /** Draws for rows of a run, in this order; rows whose mask is pending keep their logits for later. */
+  #draw(rows: readonly { sequence: Sequence; row: number }[], logits: RunLogits): void {
+    const ready: (RowDraw & { sequence: Sequence; work: GenerateWork })[] = []
+    for (const { sequence, row } of rows) {
+      // Only generating sequences are ever drawn for.
+      const work = sequence.work as GenerateWork
+      const grammar = work.request.grammarId !== undefined
+      const state: MaskState | undefined = grammar ? this.#masks?.mask(sequence.id) : undefined
+      switch (state?.kind) {
+        case 'pending':
+          sequence.heldLogits = this.#sampler.row(logits, row).slice()
+          break
+        case 'ended':
+          this.#table.end(sequence, { kind: 'finished', sequenceId: sequence.id, reason: 'grammar_end' })
+          break
+        case 'failed':
+          this.#table.fail(sequence, new RingletError(state.code, state.message))
+          break
+        case 'ready':
+        case undefined:
+          ready.push({ sequence, work, row, context: contextOf(sequence, work, state?.mask) })
+      }
+    }
+    const draws = this.#sampler.draw(logits, ready)
+    for (const [i, { sequence, work, context }] of ready.entries()) {
+      this.#take(sequence, work, draws[i]!, context.mask !== undefined)
     }
   }
 
-  #drawWith(sequence: Sequence, work: GenerateWork, logits: Float32Array, mask: Int32Array | undefined): void {
-    const draw = this.#sampler.sample(logits, {
-      params: work.request.sampling,
-      history: work.history,
-      previousToken: sequence.tokens[sequence.length - 1] as number,
-      draw: sequence.generated,
-      mask,
-    })
+  #take(sequence: Sequence, work: GenerateWork, draw: Draw, masked: boolean): void {
     if (draw.kind === 'not_finite') {
       const whose = sequence.adapter === undefined ? 'the model' : 'the model with this adapter'
       this.#table.fail(sequence, new RingletError('internal', `${whose} gave logits that are not finite`))
     } else if (draw.kind === 'nothing_allowed') {
       this.#table.fail(sequence, new RingletError('field_invalid', 'grammar and logit_bias together allow no token'))
     } else {
-      this.#commit(sequence, work, draw.token, mask !== undefined)
+      this.#commit(sequence, work, draw.token, masked)
     }
   }
 
@@ -319,7 +319,7 @@ export class StepRunner {
     for (let j = 0; j < tokens && start + j + 1 < into.length; j++) {
       const position = start + j + 1
       const row = logits.subarray(j * vocabSize, (j + 1) * vocabSize)
-      const scored = this.#sampler.score(row, sequence.tokens[position] as number, alternatives)
+      const scored = this.#sampler.whole.score(row, sequence.tokens[position] as number, alternatives)
       into[position] = scored.logprob
       if (work.promptAlternatives !== undefined) {
         work.promptAlternatives[position] = scored.alternatives
@@ -336,6 +336,16 @@ function chunkOf(sequence: Sequence, tokens: number) {
     startPosition: sequence.filled,
     adapterSlot: sequence.adapterSlot,
     promptPositions: sequence.promptLength,
+  }
+}
+
+function contextOf(sequence: Sequence, work: GenerateWork, mask: Int32Array | undefined): DrawContext {
+  return {
+    params: work.request.sampling,
+    history: work.history,
+    previousToken: sequence.tokens[sequence.length - 1] as number,
+    draw: sequence.generated,
+    mask,
   }
 }
 

@@ -54,8 +54,7 @@ export class Sampler {
         return { kind: 'nothing_allowed' }
       }
     }
-    const greedy = !params.doSample || params.temperature === 0
-    const tokenId = greedy ? kernel.indexOf(best) : this.#draw(best, context)
+    const tokenId = isGreedy(params) ? kernel.indexOf(best) : this.#draw(best, context)
     const token: GeneratedToken = { tokenId, logprob: logprobOf(logits, tokenId, logTotal) }
     if (params.alternatives > 0) {
       token.alternatives = likeliest(logits, params.alternatives, logTotal)
@@ -90,16 +89,20 @@ export class Sampler {
   }
 }
 
-/** Smaller ones would overflow single precision; at this one, any difference in score already decides. */
-const SMALLEST_TEMPERATURE = 1e-30
+export function isGreedy({ doSample, temperature }: SamplingParams): boolean {
+  return !doSample || temperature === 0
+}
 
-function truncates(params: SamplingParams): boolean {
+/** Smaller ones would overflow single precision; at this one, any difference in score already decides. */
+export const SMALLEST_TEMPERATURE = 1e-30
+
+export function truncates(params: SamplingParams): boolean {
   const { topK, topP = 1, minP = 0, typicalP = 1 } = params
   return topK !== undefined || topP < 1 || minP > 0 || typicalP < 1
 }
 
 /** The first index at which the running sum exceeds `target`; where rounding keeps it from that, the last possible one. */
-function firstBeyond(weights: Float32Array, count: number, target: number): number {
+export function firstBeyond(weights: Float32Array, count: number, target: number): number {
   let sum = 0
   let last = 0
   for (let i = 0; i < count; i++) {
@@ -115,7 +118,7 @@ function firstBeyond(weights: Float32Array, count: number, target: number): numb
   return last
 }
 
-function logprobOf(logits: Float32Array, tokenId: number, logTotal: number): number {
+export function logprobOf(logits: Float32Array, tokenId: number, logTotal: number): number {
   // Rounding could lift it a hair above 0.
   return Math.min(0, (logits[tokenId] as number) - logTotal)
 }

@@ -3,15 +3,20 @@
  * OpenAI's bias before its penalties). All of it in place, all of it off for most sequences.
  */
 
-import type { SamplingParams } from '../engine-types.ts'
+import type { SamplingParams, ScoreChanges } from '../engine-types.ts'
+import { ChangeList } from './change-list.ts'
 import { addWatermark } from './watermark.ts'
 
 /** Which tokens a sequence has seen, for the penalties; kept only when a penalty asks for it. */
 export class TokenHistory {
+  readonly #params: SamplingParams
   readonly #seen: Set<number> | undefined
   readonly #generated: Map<number, number> | undefined
+  /** Made when first asked for. */
+  #changes: ChangeList | undefined
 
   constructor(params: SamplingParams, promptTokens: Int32Array, generatedTokens: Int32Array) {
+    this.#params = params
     if (repeats(params)) {
       this.#seen = new Set(promptTokens)
     }
@@ -27,6 +32,40 @@ export class TokenHistory {
   add(token: number): void {
     this.#seen?.add(token)
     this.#generated?.set(token, (this.#generated.get(token) ?? 0) + 1)
+    if (this.#changes !== undefined) {
+      this.#change(this.#changes, token)
+    }
+  }
+
+  hasSeen(token: number): boolean {
+    return this.#seen?.has(token) ?? false
+  }
+
+  /** Times that it was generated. */
+  countOf(token: number): number {
+    return this.#generated?.get(token) ?? 0
+  }
+
+  /** All that `changeScores` would do but mask and watermark; valid until the next `add`. */
+  get changes(): ScoreChanges {
+    if (this.#changes === undefined) {
+      this.#changes = new ChangeList()
+      for (const [token, bias] of this.#params.logitBias ?? []) {
+        this.#changes.addBias(token, bias)
+      }
+      for (const token of new Set([...this.seen, ...[...this.generated].map(([token]) => token)])) {
+        this.#change(this.#changes, token)
+      }
+    }
+    return this.#changes.view()
+  }
+
+  #change(changes: ChangeList, token: number): void {
+    const seen = this.hasSeen(token)
+    const count = this.countOf(token)
+    if (seen || count > 0) {
+      changes.set(token, seen ? (this.#params.repetitionPenalty ?? 1) : 1, penaltyOf(this.#params, count))
+    }
   }
 
   /** Tokens of prompt and generation. */
@@ -66,12 +105,61 @@ export function changeScores(
     scores[token] = score > 0 ? score / repetition : score * repetition
   }
   for (const [token, count] of history.generated) {
-    const penalty = (params.frequencyPenalty ?? 0) * count + (params.presencePenalty ?? 0)
-    scores[token] = (scores[token] as number) - penalty
+    scores[token] = (scores[token] as number) - penaltyOf(params, count)
   }
   if (mask !== undefined) {
     applyMask(scores, mask)
   }
+}
+
+/** The same, to the last bit, for some tokens alone: `scores[i]` is that of `tokens[i]`, and these rise. No watermark. */
+export function changeListed(
+  scores: Float32Array,
+  tokens: Int32Array,
+  params: SamplingParams,
+  history: TokenHistory,
+  mask: Int32Array | undefined,
+): void {
+  for (const [token, bias] of params.logitBias ?? []) {
+    const at = placeOf(tokens, token)
+    if (at >= 0) {
+      scores[at] = (scores[at] as number) + bias
+    }
+  }
+  const repetition = params.repetitionPenalty ?? 1
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] as number
+    if (history.hasSeen(token)) {
+      const score = scores[i] as number
+      scores[i] = score > 0 ? score / repetition : score * repetition
+    }
+    const count = history.countOf(token)
+    if (count > 0) {
+      scores[i] = (scores[i] as number) - penaltyOf(params, count)
+    }
+    if (mask !== undefined && (((mask[token >> 5] ?? 0) >>> (token & 31)) & 1) === 0) {
+      scores[i] = -Infinity
+    }
+  }
+}
+
+/** Index of `token` among rising ones; -1 where it is not. */
+function placeOf(tokens: Int32Array, token: number): number {
+  let low = 0
+  let high = tokens.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((tokens[middle] as number) < token) {
+      low = middle + 1
+    } else {
+      high = middle
+    }
+  }
+  return tokens[low] === token ? low : -1
+}
+
+function penaltyOf({ frequencyPenalty = 0, presencePenalty = 0 }: SamplingParams, count: number): number {
+  return count > 0 ? frequencyPenalty * count + presencePenalty : 0
 }
 
 export function applyMask(scores: Float32Array, mask: Int32Array): void {

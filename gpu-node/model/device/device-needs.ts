@@ -1,19 +1,20 @@
 /** What a device runner takes of its GPU, and how that is shared out among its allocators. Pure. */
 
 import { kvBytes, type MemoryNeed, weightBytes } from '../runner/memory-plan.ts'
-import { bankElements, imageElements } from './bank-layout.ts'
+import { bankElements } from './bank-layout.ts'
 import { FLOAT_BYTES } from './device-form.ts'
 import { type DeviceModel, sharesHead } from './device-graph.ts'
+import { shortlistBytes } from './device-logits.ts'
 import type { DeviceSizes } from './device-runner.ts'
 
-/** Sessions that hold memory of their own: of the forms none, gather and window, a rarer one, and loading. */
-const SESSIONS = 5
+/** Sessions that hold memory of their own: of the forms none, gather and window, a rarer one, and of the sampler. */
+const SESSIONS = 6
 /** cuBLAS and attention take this for themselves in each session. */
 const LIBRARY_BYTES = 96 * 2 ** 20
 /** The driver's context, code of the provider and cuDNN. */
 const CONTEXT_BYTES = 600 * 2 ** 20
 /** Allocators round and fragment. */
-const SLACK = 1.15
+const SLACK = 1.3
 
 export interface DeviceNeeds {
   needs: MemoryNeed[]
@@ -35,8 +36,10 @@ export function deviceNeeds(model: DeviceModel, sizes: DeviceSizes): DeviceNeeds
   const weights = weightBytes(decoder, plan, graphWeights, floatBytes) + tables * floatBytes
   const kv = kvBytes(decoder, maxRows, maxPositions, floatBytes)
   const adapters = bankElements(plan, banks) * floatBytes
-  const steps = stepBytes(model, sizes)
-  const workspaceLimit = Math.ceil(SLACK * (workspaceBytes(model, sizes) + LIBRARY_BYTES))
+  const sampling = shortlistBytes(vocabSize, Math.max(sizes.maxLogits, maxRows))
+  const steps = stepBytes(model, sizes) + sampling.resident
+  const workspace = Math.max(workspaceBytes(model, sizes), sampling.workspace)
+  const workspaceLimit = Math.ceil(SLACK * (workspace + LIBRARY_BYTES))
   return {
     needs: [
       { name: 'weights', bytes: weights },
@@ -55,7 +58,7 @@ function stepBytes({ decoder }: DeviceModel, { maxChunk, maxRows, maxLogits }: D
   return 4 * (Math.max(maxLogits, maxRows) * decoder.vocabSize + tokens * (2 * decoder.hiddenSize + 64)) + 2 ** 20
 }
 
-/** What lives at once between two operators, at its largest: of a prompt's chunk, of its logits, and of gathered or loaded adapters. */
+/** What lives at once between two operators, at its largest: of a prompt's chunk, of its logits, and of gathered adapters. */
 function workspaceBytes(model: DeviceModel, { maxChunk, maxRows, maxLogits }: DeviceSizes): number {
   const { decoder, plan, floats, banks } = model
   const floatBytes = FLOAT_BYTES[floats]
@@ -77,6 +80,5 @@ function workspaceBytes(model: DeviceModel, { maxChunk, maxRows, maxLogits }: De
       }),
     ) *
     (ranks / 2)
-  const loading = imageElements(plan, banks.maxRank, true)
-  return Math.max(activations + logits + gathered(plan) * floatBytes, loading * floatBytes)
+  return activations + logits + gathered(plan) * floatBytes
 }

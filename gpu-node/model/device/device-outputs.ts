@@ -4,9 +4,10 @@ import type { OrtBinding } from '../../ort/binding.ts'
 import type { OrtTensor } from '../../ort/tensor.ts'
 import { HIDDEN, LOGITS } from '../graph/graph-names.ts'
 import type { DeviceContext, StagingMemory } from './device-context.ts'
+import type { LogitRows } from './device-logits.ts'
 
 /** Rows of `columns` float32 numbers. */
-class OutputRows {
+export class OutputRows {
   readonly #device: DeviceContext
   readonly #columns: number
   readonly #address: bigint
@@ -35,10 +36,15 @@ class OutputRows {
     return tensor
   }
 
-  /** The first `rows` rows; valid until the next call. */
-  fetch(rows: number): Float32Array {
+  get address(): bigint {
+    return this.#address
+  }
+
+  /** Some rows; valid until the next call. */
+  fetch(rows: number, first = 0): Float32Array {
     if (rows > 0) {
-      this.#device.download(this.#address, rows * this.#columns * 4, this.#staging)
+      const from = this.#address + BigInt(first * this.#columns * 4)
+      this.#device.download(from, rows * this.#columns * 4, this.#staging)
     }
     return this.#host.subarray(0, rows * this.#columns)
   }
@@ -81,6 +87,13 @@ export class DeviceOutputs {
 
   logits(rows: number): Float32Array {
     return this.#logits.fetch(rows)
+  }
+
+  /** All rows, for those who read them on the device. */
+  get logitRows(): LogitRows {
+    const { logitRows: rows, vocabSize } = this.#sizes
+    const { address } = this.#logits
+    return { address, rows, vocabSize, fetch: (first, count) => this.#logits.fetch(count, first) }
   }
 
   dispose(): void {

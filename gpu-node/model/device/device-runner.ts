@@ -6,6 +6,7 @@ import { OrtBinding } from '../../ort/binding.ts'
 import { NO_GRAPH, RunOptions } from '../../ort/run-options.ts'
 import type { OrtSession } from '../../ort/session.ts'
 import type { AdapterLayout, PackedAdapter } from '../packed-adapter.ts'
+import type { SavedHead } from '../runner/loaded-adapter.ts'
 import { RopeChoice } from '../runner/rope-choice.ts'
 import { SavedHeads } from '../runner/saved-heads.ts'
 import { type DevicePlan, planDevice } from './choose-device-form.ts'
@@ -14,6 +15,7 @@ import type { DeviceContext } from './device-context.ts'
 import { BASE_DEVICE_FORM, type DeviceForm, deviceFormKey } from './device-form.ts'
 import { buildDeviceGraph, type DeviceModel } from './device-graph.ts'
 import { DeviceKv } from './device-kv.ts'
+import { DeviceLogits } from './device-logits.ts'
 import { DeviceOutputs } from './device-outputs.ts'
 import type { DeviceWeights } from './device-weights.ts'
 import { GraphCaptures, totalBucket } from './graph-captures.ts'
@@ -46,6 +48,9 @@ export class DeviceRunner implements ModelRunner {
   readonly adapterSlots: number
   /** How adapters are to be packed. */
   readonly adapterLayout: AdapterLayout
+  readonly kept: DeviceLogits
+  /** Whose the kept rows are. */
+  #keptSlots: readonly (number | undefined)[] = []
   readonly #options: DeviceRunnerOptions
   readonly #sessions = new Map<string, OrtSession>()
   readonly #bindings = new Map<string, OrtBinding>()
@@ -76,11 +81,17 @@ export class DeviceRunner implements ModelRunner {
     this.#heads = new SavedHeads(device.environment, decoder)
     const tokens = Math.max(sizes.maxChunk, sizes.maxRows)
     this.#inputs = new StepInputs(device, model, this.#banks, this.#rope, tokens)
+    const logitRows = Math.max(sizes.maxLogits, sizes.maxRows)
     this.#outputs = new DeviceOutputs(device, {
       hiddenSize: decoder.hiddenSize,
       vocabSize: decoder.vocabSize,
       hiddenRows: tokens,
-      logitRows: Math.max(sizes.maxLogits, sizes.maxRows),
+      logitRows,
+    })
+    this.kept = new DeviceLogits(device, this.#outputs.logitRows, {
+      maxRows: Math.min(logitRows, tokens),
+      graphs: options.graphs,
+      own: { has: (row) => this.#keptHead(row) !== undefined, logits: (row) => this.#ownLogits(row) },
     })
   }
 
@@ -117,6 +128,15 @@ export class DeviceRunner implements ModelRunner {
 
   prefill(chunk: PrefillChunk): Float32Array {
     const count = chunk.tokens.length
+    if (chunk.keep === true) {
+      if (chunk.logits === 'all' && count > this.kept.maxRows) {
+        throw new RingletError('internal', `logits of ${count} rows are to be kept; at most ${this.kept.maxRows} are`)
+      }
+      const wanted = chunk.logits === 'all' ? count : chunk.logits === 'last' ? 1 : 0
+      this.#runChunk(chunk, 'logits', wanted)
+      this.#keptSlots = Array.from({ length: wanted }, () => chunk.adapterSlot)
+      return new Float32Array(0)
+    }
     if (chunk.logits !== 'all') {
       this.#runChunk(chunk, 'logits', chunk.logits === 'last' ? 1 : 0)
       return chunk.logits === 'last' ? this.#lastLogits(chunk.adapterSlot) : new Float32Array(0)
@@ -139,7 +159,7 @@ export class DeviceRunner implements ModelRunner {
     return all
   }
 
-  decode({ tokens, positions, adapterSlots }: DecodeBatch): Float32Array {
+  decode({ tokens, positions, adapterSlots, keep }: DecodeBatch): Float32Array {
     const rows = tokens.length
     if (rows < 1 || rows > this.maxRows) {
       throw new RingletError('internal', `a decode batch of ${rows} rows; the KV cache has ${this.maxRows}`)
@@ -154,6 +174,10 @@ export class DeviceRunner implements ModelRunner {
     const shape = { rows, tokens: 1, hidden: rows, logits: rows }
     const longest = positions.reduce((most, position) => Math.max(most, position + 1), 1)
     this.#run(plan, shape, 0, totalBucket(longest, this.maxPositions), true)
+    if (keep === true) {
+      this.#keptSlots = adapterSlots
+      return new Float32Array(0)
+    }
     return this.#logitsOf(rows, (row) => adapterSlots[row])
   }
 
@@ -196,6 +220,7 @@ export class DeviceRunner implements ModelRunner {
     }
     this.#runOptions.clear()
     this.#heads.dispose()
+    this.kept.dispose()
     this.#outputs.dispose()
     this.#inputs.dispose()
     this.#banks.dispose()
@@ -225,7 +250,9 @@ export class DeviceRunner implements ModelRunner {
     this.#checkPosition(startPosition + count - 1)
     this.#rope.choose(kvRow, chunk.promptPositions ?? startPosition + count)
     const { maxChunk, maxLogits } = this.#options.sizes
-    const piece = what === 'logits' && wanted > 1 ? Math.min(maxChunk, maxLogits) : maxChunk
+    // What is kept is kept of one piece.
+    const whole = chunk.keep === true && wanted > 1
+    const piece = whole ? count : what === 'logits' && wanted > 1 ? Math.min(maxChunk, maxLogits) : maxChunk
     const plan = this.#plan([adapterSlot])
     for (let first = 0; first < count; first += piece) {
       const end = Math.min(count, first + piece)
@@ -323,6 +350,20 @@ export class DeviceRunner implements ModelRunner {
         this.#heads.run(head, 1, hidden.subarray(row * this.hiddenSize), logits.subarray(row * this.vocabSize))
       }
     }
+    return logits
+  }
+
+  /** The head of its own that a kept row's adapter has. */
+  #keptHead(row: number): SavedHead | undefined {
+    const slot = this.#keptSlots[row]
+    return slot === undefined ? undefined : this.#banks.get(slot).savedHead
+  }
+
+  /** Such heads run on the host. */
+  #ownLogits(row: number): Float32Array {
+    const logits = new Float32Array(this.vocabSize)
+    const hidden = this.#outputs.hidden(this.#keptSlots.length)
+    this.#heads.run(this.#keptHead(row)!, 1, hidden.subarray(row * this.hiddenSize), logits)
     return logits
   }
 

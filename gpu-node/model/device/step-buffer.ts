@@ -4,11 +4,11 @@ import type { OrtTensor } from '../../ort/tensor.ts'
 import type { DeviceContext, StagingMemory } from './device-context.ts'
 
 export interface Section {
-  type: 'int32' | 'int64' | 'float16' | 'float32'
+  type: 'int32' | 'int64' | 'float16' | 'float32' | 'uint8'
   elements: number
 }
 
-const BYTES = { int32: 4, int64: 8, float16: 2, float32: 4 } as const
+const BYTES = { int32: 4, int64: 8, float16: 2, float32: 4, uint8: 1 } as const
 const ALIGNMENT = 256
 
 export class StepBuffer<Name extends string> {
@@ -42,6 +42,11 @@ export class StepBuffer<Name extends string> {
   int64(name: Name): BigInt64Array {
     const { buffer, at, section } = this.#place(name)
     return new BigInt64Array(buffer, at, section.elements)
+  }
+
+  bytes(name: Name): Uint8Array {
+    const { buffer, at, section } = this.#place(name)
+    return new Uint8Array(buffer, at, section.elements)
   }
 
   /** Floats as they are; halves as their bits. */

@@ -7,7 +7,9 @@ import { describe, expect, test } from 'vitest'
 import { openCheckpoint } from '../../../gpu-node/model/checkpoint.ts'
 import { DEVICE_OPSET, type DeviceForm } from '../../../gpu-node/model/device/device-form.ts'
 import { buildDeviceGraph } from '../../../gpu-node/model/device/device-graph.ts'
+import { shortlistShape } from '../../../gpu-node/model/device/device-logits.ts'
 import { deviceModel } from '../../../gpu-node/model/device/open-device-runner.ts'
+import { buildShortlistGraph, buildSpanGraph } from '../../../gpu-node/model/device/shortlist-graph.ts'
 import { ELEMENT_TYPES } from '../../../gpu-node/ort/tensor.ts'
 
 /**
@@ -15,7 +17,7 @@ import { ELEMENT_TYPES } from '../../../gpu-node/ort/tensor.ts'
  * which the operator last changed (up to opset 20), or for a closed range that holds it.
  */
 const CUDA_KERNELS = new Set(
-  `Add Cast Concat Div Gather Gelu Identity LayerNormalization MatMul Mul ReduceSum Relu Reshape ScatterElements ScatterND
+  `Add Cast Concat Div Exp Gather GatherElements Gelu Greater LayerNormalization MatMul Mul ReduceSum Relu Reshape ScatterElements ScatterND
   SimplifiedLayerNormalization Slice Softmax Split Sub Sum Tanh TopK Where com.microsoft.FusedMatMul
   com.microsoft.GroupQueryAttention com.microsoft.MatMulNBits com.microsoft.QuickGelu
   com.microsoft.SkipLayerNormalization com.microsoft.SkipSimplifiedLayerNormalization`.split(/\s+/),
@@ -24,6 +26,23 @@ const CUDA_KERNELS = new Set(
 const forms: DeviceForm[] = (['none', 'gather', 'window'] as const).flatMap((lora) =>
   [false, true].map((all) => ({ lora, extras: all, head: all, embedding: all })),
 )
+
+test.each([
+  { changed: false, masked: false },
+  { changed: true, masked: true },
+])('the sampler’s graphs, changed $changed, masked $masked', (form) => {
+  // A whole number of groups and spans, and one that leaves a rest at every round.
+  for (const vocabSize of [128_256, 151_937]) {
+    const shape = shortlistShape(vocabSize)
+    for (const graph of [buildShortlistGraph(shape, form), buildSpanGraph(shape)]) {
+      const proto = fromBinary(ModelProtoSchema, graph)
+      const names = (proto.graph?.node ?? []).map(({ opType }) => opType)
+      expect([...new Set(names)].filter((operator) => !CUDA_KERNELS.has(operator))).toEqual([])
+      // CUDA reduces with cuDNN, which a machine may lack.
+      expect(names.filter((name) => name.startsWith('Reduce') || name.startsWith('Arg'))).toEqual([])
+    }
+  }
+})
 
 describe.each(['llama', 'gemma2', 'gpt2', 'phi3-longrope', 'qwen3-moe'])('%s', async (name) => {
   const checkpoint = await openCheckpoint(join(import.meta.dirname, '../../fixtures/goldens', name, 'base'))

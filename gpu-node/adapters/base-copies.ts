@@ -6,7 +6,7 @@
 import type { BaseModule, ModelSpec } from '../model/model-spec.ts'
 import type { LoadReport } from './load-report.ts'
 import type { ModuleTensors } from './lora-module.ts'
-import { type RawTensor, toFloat32 } from './raw-tensor.ts'
+import { allocateShared, type RawTensor, toFloat32 } from './raw-tensor.ts'
 
 /** A module's weight (row-major, as the checkpoint stores it) or bias in float32; `undefined` where the base has none. */
 export type BaseWeights = (module: string, part: 'weight' | 'bias') => Promise<Float32Array | undefined>
@@ -49,7 +49,7 @@ async function compare(
     return `${what} can't be compared: the base's weights are not at hand`
   }
   const original = await baseWeights(base.name, part)
-  const values = toFloat32(copy)
+  const values = toFloat32(copy, allocateShared)
   if (original === undefined || original.length !== values.length) {
     return `${what} is [${copy.shape}]; the base has ${original?.length ?? 0} elements there`
   }

@@ -4,20 +4,27 @@ import type { BaseModule } from '../model/model-spec.ts'
 import type { LoraModule, SavedModule } from '../model/packed-adapter.ts'
 import type { PeftConfig } from './adapter-config.ts'
 import type { LoadReport } from './load-report.ts'
-import { type RawTensor, sharedFloats, toFloat32 } from './raw-tensor.ts'
+import { type Allocate, type RawTensor, sharedFloats, toFloat32 } from './raw-tensor.ts'
 import type { TensorPart } from './tensor-names.ts'
 
 export type ModuleTensors = ReadonlyMap<TensorPart, RawTensor>
+
+/** What all modules of an adapter are built with. */
+export interface BuildContext {
+  config: PeftConfig
+  report: LoadReport
+  allocate: Allocate
+}
 
 /** `undefined` after a problem was put into the report. */
 export function buildLoraModule(
   base: BaseModule,
   tensors: ModuleTensors,
   { rank, scaling }: { rank: number; scaling: number },
-  config: PeftConfig,
-  report: LoadReport,
+  context: BuildContext,
 ): LoraModule | undefined {
   const { name } = base
+  const { config, report } = context
   const before = report.problems.length
   const embedding = base.kind === 'embedding'
   const expected = embedding ? (['embeddingA', 'embeddingB'] as const) : (['loraA', 'loraB'] as const)
@@ -28,10 +35,10 @@ export function buildLoraModule(
   if (!Number.isFinite(scaling)) {
     report.problems.push(`${name} has the scaling ${scaling}`)
   }
-  const a = read(name, tensors, expected[0], [rank, base.inFeatures], report)
-  const b = read(name, tensors, expected[1], [base.outFeatures, rank], report)
-  const bias = optional(name, tensors, 'loraBias', base, config.lora_bias, 'lora_bias', report)
-  const magnitude = optional(name, tensors, 'magnitude', base, config.use_dora, 'use_dora', report)
+  const a = read(name, tensors, expected[0], [rank, base.inFeatures], context)
+  const b = read(name, tensors, expected[1], [base.outFeatures, rank], context)
+  const bias = optional(name, tensors, 'loraBias', base, config.lora_bias, 'lora_bias', context)
+  const magnitude = optional(name, tensors, 'magnitude', base, config.use_dora, 'use_dora', context)
   if (embedding && (bias || magnitude)) {
     report.problems.push(`${name} is an embedding with ${bias ? 'lora_bias' : 'DoRA'}; it is not applied`)
   }
@@ -60,10 +67,10 @@ export function buildLoraModule(
 export function buildSavedModule(
   base: BaseModule,
   tensors: ModuleTensors,
-  config: PeftConfig,
-  report: LoadReport,
+  context: BuildContext,
 ): SavedModule | undefined {
   const { name } = base
+  const { config, report } = context
   const before = report.problems.length
   if (!tensors.has('weight')) {
     report.problems.push(`${name} has a bias trained along (bias is '${config.bias}'); it is not applied`)
@@ -75,8 +82,8 @@ export function buildSavedModule(
   }
   const inFirst = base.kind === 'embedding' || base.transposed
   const shape = inFirst ? [base.inFeatures, base.outFeatures] : [base.outFeatures, base.inFeatures]
-  const stored = read(name, tensors, 'weight', shape, report)
-  const bias = tensors.has('bias') ? read(name, tensors, 'bias', [base.outFeatures], report) : undefined
+  const stored = read(name, tensors, 'weight', shape, context)
+  const bias = tensors.has('bias') ? read(name, tensors, 'bias', [base.outFeatures], context) : undefined
   if (stored === undefined || report.problems.length > before) {
     return undefined
   }
@@ -92,8 +99,9 @@ function optional(
   base: BaseModule,
   wanted: boolean,
   field: string,
-  report: LoadReport,
+  context: BuildContext,
 ): Float32Array | undefined {
+  const { report } = context
   if (wanted !== tensors.has(part)) {
     // PEFT gives every module a magnitude with DoRA; embeddings never have a bias of lora_B.
     report.problems.push(
@@ -103,7 +111,7 @@ function optional(
     )
     return undefined
   }
-  return wanted ? read(name, tensors, part, [base.outFeatures], report) : undefined
+  return wanted ? read(name, tensors, part, [base.outFeatures], context) : undefined
 }
 
 function read(
@@ -111,7 +119,7 @@ function read(
   tensors: ModuleTensors,
   part: TensorPart,
   shape: number[],
-  report: LoadReport,
+  { report, allocate }: BuildContext,
 ): Float32Array | undefined {
   const tensor = tensors.get(part)
   if (tensor === undefined) {
@@ -122,7 +130,7 @@ function read(
     report.problems.push(`${module} ${part} is [${tensor.shape}]; the base and the config need [${shape}]`)
     return undefined
   }
-  const values = toFloat32(tensor)
+  const values = toFloat32(tensor, allocate)
   const bad = firstNotFinite(values)
   if (bad !== undefined) {
     report.problems.push(`${module} ${part} has ${values[bad]} at element ${bad}`)

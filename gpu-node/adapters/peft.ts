@@ -13,6 +13,8 @@ import { emptyReport, type LoadReport, listNames, refusalMessage } from './load-
 import { buildLoraModule, buildSavedModule, type ModuleTensors } from './lora-module.ts'
 import { PatternError } from './python-regex.ts'
 import {
+  type Allocate,
+  allocateShared,
   type RawTensor,
   WEIGHT_FILE_LIMITS,
   type WeightFile,
@@ -32,6 +34,8 @@ export interface ReadOptions {
   /** The name under which the base is served; an adapter trained for another name is warned about. */
   baseName?: string
   limits?: WeightFileLimits
+  /** Where file and numbers go; what it gives must stay as it is while the adapter is used. Shared memory of their own when absent. */
+  allocate?: Allocate
 }
 
 /** Throws `RingletError` (adapter_refused), whose message has the report's first problems. */
@@ -65,7 +69,7 @@ export async function inspectPeftAdapter(
     if (config === undefined) {
       return { adapter: undefined, report }
     }
-    const file = await readWeightFile(dir, options.limits ?? WEIGHT_FILE_LIMITS)
+    const file = await readWeightFile(dir, options.limits ?? WEIGHT_FILE_LIMITS, options.allocate)
     const adapter = await assemble(config, file, spec, options, report)
     return { adapter: report.accepted ? adapter : undefined, report }
   } catch (error) {
@@ -90,17 +94,18 @@ async function assemble(
   const grouped = groupByModule(file, spec.modules, report)
   checkTargets(config, grouped, spec, report)
 
+  const context = { config, report, allocate: options.allocate ?? allocateShared }
   const lora = [...grouped].filter(([, tensors]) => isAdapted(tensors))
   const scalings = findScalings(
     config,
     lora.map(([name]) => name),
   )
   const modules = lora.map(([name, tensors]) =>
-    buildLoraModule(spec.modules.get(name)!, tensors, scalings.get(name)!, config, report),
+    buildLoraModule(spec.modules.get(name)!, tensors, scalings.get(name)!, context),
   )
   const savedModules = [...grouped]
     .filter(([, tensors]) => tensors.has('weight') || tensors.has('bias'))
-    .map(([name, tensors]) => buildSavedModule(spec.modules.get(name)!, tensors, config, report))
+    .map(([name, tensors]) => buildSavedModule(spec.modules.get(name)!, tensors, context))
   await checkBaseCopies(grouped, spec, options.baseWeights, report)
 
   const built = modules.filter((module) => module !== undefined)

@@ -38,15 +38,16 @@ export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1)
 }
 
-/** The file's own bytes where they are float32 already. */
-export function toFloat32(tensor: RawTensor): Float32Array {
+/** The file's own bytes where they are float32 already, else numbers in what `allocate` gives. */
+export function toFloat32(tensor: RawTensor, allocate: Allocate): Float32Array {
   const { bytes, dtype } = tensor
   const elements = bytes.byteLength / FLOAT_BYTES[dtype]
   if (dtype === 'F32' && bytes.byteOffset % 4 === 0) {
     return new Float32Array(bytes.buffer, bytes.byteOffset, elements)
   }
-  // Not shared: packing copies it once more, and shared memory is made and given back by system calls.
-  const out = new Float32Array(elements)
+  const bytesWanted = elements * Float32Array.BYTES_PER_ELEMENT
+  const place = allocate(bytesWanted)
+  const out = new Float32Array(place.buffer, place.byteOffset, elements)
   widenFloats(dtype, bytes, out)
   return out
 }
@@ -58,6 +59,12 @@ export function sharedFloats(elements: number): Float32Array {
 export function sharedBytes(bytes: number): Uint8Array {
   return new Uint8Array(new SharedArrayBuffer(bytes))
 }
+
+/** Memory of that many bytes, at a multiple of 8; what is in it is not said. */
+export type Allocate = (bytes: number) => Uint8Array
+
+/** Memory that nobody else has. */
+export const allocateShared: Allocate = sharedBytes
 
 /** Text from a file, for a message. */
 export function printable(text: string): string {

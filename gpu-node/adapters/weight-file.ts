@@ -5,9 +5,10 @@ import { join } from 'node:path'
 import { isFloatDtype } from '../formats/float16.ts'
 import { parseSafetensorsHeader, SafetensorsError } from '../formats/safetensors.ts'
 import {
+  type Allocate,
+  allocateShared,
   printable,
   type RawTensor,
-  sharedBytes,
   WEIGHT_FILE_LIMITS,
   type WeightFile,
   WeightFileError,
@@ -25,14 +26,18 @@ export const WEIGHT_FILES = ['adapter_model.safetensors', 'adapter_model.bin'] a
 const READ_BYTES = 8 * 1024 * 1024
 
 /** Throws WeightFileError. Reads synchronously: call it in a loader thread. */
-export async function readWeightFile(dir: string, limits: WeightFileLimits = WEIGHT_FILE_LIMITS): Promise<WeightFile> {
+export async function readWeightFile(
+  dir: string,
+  limits: WeightFileLimits = WEIGHT_FILE_LIMITS,
+  allocate: Allocate = allocateShared,
+): Promise<WeightFile> {
   const found = openFirst(dir, WEIGHT_FILES)
   if (found === undefined) {
     throw new WeightFileError(`the directory has neither ${WEIGHT_FILES.join(' nor ')}`)
   }
   let bytes: Uint8Array
   try {
-    bytes = readOpened(found.handle, found.file, limits.maxFileBytes)
+    bytes = readOpened(found.handle, found.file, limits.maxFileBytes, allocate)
   } finally {
     closeSync(found.handle)
   }
@@ -63,7 +68,7 @@ function parseSafetensors(file: string, bytes: Uint8Array, limits: WeightFileLim
   try {
     const headerLimits = { maxHeaderBytes: 16 * 1024 * 1024, maxTensors: limits.maxTensors }
     // The header is copied out of shared memory: TextDecoder refuses shared memory.
-    const headerBytes = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true))
+    const headerBytes = Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true))
     const head = bytes.slice(0, Math.min(bytes.byteLength, 8 + Math.min(headerBytes, headerLimits.maxHeaderBytes)))
     const header = parseSafetensorsHeader(head, bytes.byteLength, headerLimits)
     for (const entry of header.tensors.values()) {
@@ -115,7 +120,7 @@ export function readTextFile(dir: string, file: string, maxBytes: number): strin
     return undefined
   }
   try {
-    return new TextDecoder().decode(readOpened(found.handle, file, maxBytes).slice())
+    return new TextDecoder().decode(readOpened(found.handle, file, maxBytes, allocateShared).slice())
   } finally {
     closeSync(found.handle)
   }
@@ -135,7 +140,7 @@ function openFirst(dir: string, files: readonly string[]): { file: string; handl
   return undefined
 }
 
-function readOpened(handle: number, file: string, maxBytes: number): Uint8Array {
+function readOpened(handle: number, file: string, maxBytes: number, allocate: Allocate): Uint8Array {
   const stat = fstatSync(handle)
   if (!stat.isFile()) {
     throw new WeightFileError(`${printable(file)} is no regular file`)
@@ -143,7 +148,7 @@ function readOpened(handle: number, file: string, maxBytes: number): Uint8Array 
   if (stat.size > maxBytes) {
     throw new WeightFileError(`${printable(file)} has ${stat.size} bytes; the limit is ${maxBytes}`)
   }
-  const bytes = sharedBytes(stat.size)
+  const bytes = allocate(stat.size)
   let done = 0
   while (done < stat.size) {
     const read = readSync(handle, bytes, done, Math.min(READ_BYTES, stat.size - done), done)

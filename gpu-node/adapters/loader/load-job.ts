@@ -10,6 +10,8 @@ import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
 import { readPeftAdapter } from '../peft.ts'
 import type { WeightFileLimits } from '../raw-tensor.ts'
 import { DamagedContentError } from './damaged-content.ts'
+import { imageOf, type PackedImage } from './packed-format.ts'
+import { Scratch } from './scratch.ts'
 
 export type LoadJob =
   /** Reads, checks and packs. `expectDigest`: what this content was before; anything else is damage. */
@@ -23,6 +25,8 @@ export interface LoadResult {
   rank: number
   /** Absent after `identify`. */
   packed?: PackedAdapter | undefined
+  /** For its file; absent where it came from one. */
+  image?: PackedImage | undefined
   warnings: string[]
 }
 
@@ -48,11 +52,19 @@ export interface LoaderReady {
   layout: AdapterLayout
 }
 
-export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderInit): Promise<LoadResult> {
+/** `scratch`: one job's at a time. What a job returns lies outside of it. */
+export async function runLoadJob(
+  job: LoadJob,
+  base: Checkpoint,
+  init: LoaderInit,
+  scratch = new Scratch(),
+): Promise<LoadResult> {
+  scratch.reset()
   const read = (directory: string) =>
     readPeftAdapter(directory, base.spec, {
       baseWeights: baseWeightsOf(base),
       limits: init.limits,
+      allocate: scratch.allocate,
       ...(init.baseName === undefined ? {} : { baseName: init.baseName }),
     })
   switch (job.kind) {
@@ -63,7 +75,8 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
     case 'load': {
       const { adapter, report } = await readExpected(job, read)
       const packed = await packAdapter(adapter, base, init.adapterLayout)
-      return { digest: adapter.digest, rank: adapter.maxRank, packed, warnings: report.warnings }
+      const { digest, maxRank: rank } = adapter
+      return { digest, rank, packed, image: imageOf(packed), warnings: report.warnings }
     }
     case 'merge': {
       const parts = []
@@ -72,7 +85,7 @@ export async function runLoadJob(job: LoadJob, base: Checkpoint, init: LoaderIni
       }
       const merged = mergeAdapters(parts, job.recipe, job.digest)
       const packed = await packAdapter(merged, base, init.adapterLayout)
-      return { digest: job.digest, rank: merged.maxRank, packed, warnings: [] }
+      return { digest: job.digest, rank: merged.maxRank, packed, image: imageOf(packed), warnings: [] }
     }
   }
 }

@@ -7,6 +7,7 @@ import { openCheckpoint } from '../../model/checkpoint.ts'
 import { adapterLayout } from '../../model/pack-adapter.ts'
 import { DamagedContentError } from './damaged-content.ts'
 import { type LoaderInit, type LoaderReady, type LoaderReply, type LoadJob, runLoadJob } from './load-job.ts'
+import { Scratch } from './scratch.ts'
 
 if (process.platform === 'linux') {
   // There 0 is the calling thread, elsewhere the process. Streams that run come first.
@@ -17,15 +18,30 @@ const port = parentPort!
 const init = workerData as LoaderInit
 const base = await openCheckpoint(init.baseDirectory, { maxPositions: 1 })
 
+/** After the last of several loads its memory serves nobody. */
+const IDLE_MS = 5_000
+const scratch = new Scratch()
+let busy = 0
+
 port.on('message', ({ id, job }: { id: number; job: LoadJob }) => {
-  void answer(id, job).then((reply) => port.postMessage(reply))
+  busy++
+  void answer(id, job).then((reply) => {
+    busy--
+    port.postMessage(reply)
+    idle.refresh()
+  })
 })
+const idle = setTimeout(() => {
+  if (busy === 0) {
+    scratch.free()
+  }
+}, IDLE_MS).unref()
 const ready: LoaderReady = { baseDigest: base.spec.baseDigest, layout: init.adapterLayout ?? adapterLayout('f32') }
 port.postMessage({ ready })
 
 async function answer(id: number, job: LoadJob): Promise<LoaderReply> {
   try {
-    return { id, result: await runLoadJob(job, base, init) }
+    return { id, result: await runLoadJob(job, base, init, scratch) }
   } catch (error) {
     if (error instanceof RingletError) {
       return { id, refusal: { code: error.code, message: error.message } }

@@ -1,10 +1,11 @@
 /**
- * The file of a packed adapter, and reading it in a thread: magic · header length (u32 LE) · SHA-256 of the header · header
+ * The file of a packed adapter, what of it a loader thread makes, and reading it in a thread: magic · header length (u32 LE) · SHA-256 of the header · header
  * (JSON) · data. Every byte is compared with a hash, pieces of the data while they are still in the processor's cache.
  */
 
 import { createHash } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
+import type { PackedAdapter } from '../../model/packed-adapter.ts'
 import { DamagedContentError } from './damaged-content.ts'
 
 export const PACKED_MAGIC = 0x4b_50_4c_52 // "RLPK"
@@ -22,6 +23,42 @@ export interface PackedHeader {
   dataBytes: number
   /** SHA-256 of each piece, hex. */
   pieces: string[]
+}
+
+export const ARRAYS = { Float32Array, Int8Array, Uint8Array, Int32Array } as const
+export type ArrayName = keyof typeof ARRAYS
+
+/** What the file says of the adapter: the header without the notes, as JSON; and its data. */
+export interface PackedImage {
+  description: string
+  data: SharedArrayBuffer
+}
+
+/** `packAdapter` puts all arrays of an adapter into one buffer, which is the file's data as it is. */
+export function imageOf(packed: PackedAdapter): PackedImage {
+  const buffers = new Set<ArrayBufferLike>()
+  const adapter: unknown = JSON.parse(
+    JSON.stringify(packed, (_, value: unknown) => {
+      if (!ArrayBuffer.isView(value)) {
+        return value
+      }
+      const array = value as InstanceType<(typeof ARRAYS)[ArrayName]>
+      buffers.add(array.buffer)
+      return { $array: array.constructor.name, at: array.byteOffset, length: array.length }
+    }),
+  )
+  const [data, ...others] = buffers
+  if (!(data instanceof SharedArrayBuffer) || others.length > 0) {
+    throw new Error(`a packed adapter lies in one shared buffer; this one in ${buffers.size}`)
+  }
+  const pieces: string[] = []
+  for (let from = 0; from < data.byteLength; from += PIECE_BYTES) {
+    const piece = new Uint8Array(data, from, Math.min(PIECE_BYTES, data.byteLength - from))
+    pieces.push(createHash('sha256').update(piece).digest('hex'))
+  }
+  const dataBytes = data.byteLength
+  const description = JSON.stringify({ adapter, dataBytes, pieces } satisfies Partial<PackedHeader>)
+  return { description, data }
 }
 
 /** `part` of `parts` of the data goes into its place in `buffer`; without a buffer the header alone is read. */

@@ -337,9 +337,11 @@ export class ContentLoader {
         contentKeys: located === undefined ? [] : [located.contentKey],
         names: located === undefined ? [] : [formatAdapterRef(located.exact)],
       }
-      packed.keep(result.packed, notes, tenantId)
+      if (result.image !== undefined) {
+        packed.keep(result.digest, result.image, notes, tenantId)
+      }
     }
-    return { ...result, packed: undefined }
+    return { ...result, packed: undefined, image: undefined }
   }
 
   /** A turn on the loader threads for work that another pool started. */

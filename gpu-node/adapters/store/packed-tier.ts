@@ -7,6 +7,7 @@ import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PackedAdapter } from '../../model/packed-adapter.ts'
 import { DamagedContentError } from '../loader/damaged-content.ts'
+import type { PackedImage } from '../loader/packed-format.ts'
 import type { PackedReaders } from '../loader/packed-readers.ts'
 import type { PackedFiles } from './disk-tier.ts'
 import type { Evictable } from './eviction.ts'
@@ -92,13 +93,13 @@ export class PackedTier implements PackedFiles {
   }
 
   /** Later, and only where there is room: it saves time, and nothing depends on it. */
-  keep(packed: PackedAdapter, notes: PackedFileNotes, tenantId: string): void {
-    if (this.#entries.has(packed.digest) || this.#waiting >= MAX_WAITING) {
+  keep(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): void {
+    if (this.#entries.has(digest) || this.#waiting >= MAX_WAITING) {
       return
     }
     this.#waiting++
     this.#writing = this.#writing
-      .then(() => this.#write(packed, notes, tenantId))
+      .then(() => this.#write(digest, image, notes, tenantId))
       // A full or failing disk costs the saving alone.
       .catch(() => undefined)
       .finally(() => {
@@ -137,23 +138,22 @@ export class PackedTier implements PackedFiles {
     await this.#writing
   }
 
-  async #write(packed: PackedAdapter, notes: PackedFileNotes, tenantId: string): Promise<void> {
-    const { digest, rank } = packed
+  async #write(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): Promise<void> {
     if (this.#entries.has(digest)) {
       return
     }
-    const plan = planPackedFile(packed, notes)
-    const { bytes, dataBytes } = plan
+    const parts = planPackedFile(image, notes)
+    const bytes = parts.reduce((sum, part) => sum + part.byteLength, 0)
     if (!this.#options.makeRoom(bytes, tenantId)) {
       return
     }
     this.#reservedBytes = bytes
     const path = `${this.#path(digest)}.new`
     try {
-      await writePackedFile(path, plan)
+      await writePackedFile(path, parts)
       await rename(path, this.#path(digest))
-      const lastUsed = this.#options.now()
-      this.#entries.set(digest, { bytes, dataBytes, rank, lastUsed, tenantId, notes })
+      const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, tenantId, notes }
+      this.#entries.set(digest, { ...entry, lastUsed: this.#options.now() })
     } catch (error) {
       await rm(path, { force: true })
       throw error

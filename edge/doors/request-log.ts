@@ -12,7 +12,7 @@ export interface RequestLog {
 }
 
 export function logRequest(c: AppContext, startedAt: number): void {
-  if (c.env.config.RINGLET_ACCESS_LOG === 'errors' && c.res.ok) {
+  if (c.res.ok && (c.env.config.RINGLET_ACCESS_LOG === 'errors' || isRoutine(c))) {
     return
   }
   const node = c.res.headers.get('x-ringlet-node')
@@ -26,6 +26,12 @@ export function logRequest(c: AppContext, startedAt: number): void {
     ...(node === null ? {} : { node }),
     ...c.get('requestLog'),
   })
+}
+
+/** Heartbeats and health checks that found all well: each node and each load balancer would write a line every two seconds. */
+function isRoutine(c: AppContext): boolean {
+  const { method, path } = c.req
+  return path === '/fleet/heartbeat' || (method === 'GET' && (path === '/health' || path === '/ping' || path === '/'))
 }
 
 /** The route's pattern, not the path: what a caller wrote stays out of the log. Patterns with `*` are doors, not routes. */

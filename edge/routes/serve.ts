@@ -37,6 +37,7 @@ export interface ServeRequest {
 
 export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {
   const services = c.env
+  const startedAt = services.now()
   const tenant = c.get('tenant')
   const deps = forwardDeps(c)
   const snapshot = await timed(c, 'fleet', deps.fleet())
@@ -49,7 +50,7 @@ export async function serve(c: AppContext, request: ServeRequest): Promise<Respo
     const resolved = await resolving
     c.get('requestLog').adapter = resolved.usageName
     const selection = await timed(c, 'adapter', authorize(c, resolved, deps))
-    return await send(c, { request, resolved, selection, admission, sequences: size.sequences }, deps)
+    return await send(c, { startedAt, request, resolved, selection, admission, sequences: size.sequences }, deps)
   } catch (error) {
     c.executionCtx.waitUntil(admission.settle(undefined))
     throw error
@@ -125,6 +126,8 @@ function asksHomes(selection: AdapterSelection): boolean {
 }
 
 interface SendPlan {
+  /** Unix ms. */
+  startedAt: number
   request: ServeRequest
   resolved: ResolvedSelection
   /** With exact revisions. */
@@ -148,7 +151,7 @@ async function send(c: AppContext, plan: SendPlan, deps: ForwardDeps): Promise<R
   })
   const end = (usage: ForwardUsage) => {
     stopWatching()
-    logEnd(c, resolved.usageName, usage)
+    logEnd(c, plan.startedAt, resolved.usageName, usage)
     return admission.settle(toUsed(usage, resolved.usageName))
   }
   const { maxNewTokens } = admission
@@ -192,11 +195,11 @@ function known(c: AppContext): Pick<RequestVariables, 'requestId' | 'traceparent
 }
 
 /** A stream's line in the request log is written at its start; this one says how it ended. */
-function logEnd(c: AppContext, adapter: string, usage: ForwardUsage): void {
-  const { config, log } = c.env
+function logEnd(c: AppContext, startedAt: number, adapter: string, usage: ForwardUsage): void {
+  const { config, log, now } = c.env
   if (config.RINGLET_ACCESS_LOG === 'all' || usage.outcome !== 'ok') {
     const { requestId, tenant } = known(c)
-    log('request_end', { requestId, tenant: tenant.tenantId, adapter, ...usage })
+    log('request_end', { requestId, tenant: tenant.tenantId, adapter, ms: Math.round(now() - startedAt), ...usage })
   }
 }
 

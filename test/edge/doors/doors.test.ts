@@ -129,6 +129,24 @@ describe('the doors', () => {
   })
 })
 
+test('a request that was served says how long it took; heartbeats and health checks that went well say nothing', async () => {
+  const linesOf = (event: string) =>
+    world.logs
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line))
+      .filter((line) => line.event === event)
+  expect((await fetch(`${world.url}/health`)).status).toBe(200)
+  const response = await world.post('/generate', token, { inputs: PROMPT })
+  await response.json()
+  const requestId = response.headers.get('x-request-id')
+  const ended = () => linesOf('request_end').find((line) => line.requestId === requestId)
+  await expect.poll(ended, { timeout: 5_000 }).toMatchObject({ outcome: 'ok', ms: expect.any(Number) })
+  expect(ended().ms).toBeGreaterThanOrEqual(0)
+  expect(ended().ms).toBeLessThan(60_000)
+  const routine = ['/health', '/fleet/heartbeat']
+  expect(linesOf('request').filter(({ route, status }) => status < 300 && routine.includes(route))).toEqual([])
+})
+
 describe('without an origin in the settings', () => {
   test('no answer has a CORS header', async () => {
     const closed = await startEdgeWorld()

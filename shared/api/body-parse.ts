@@ -3,9 +3,17 @@
 import type { z } from 'zod'
 import { RingletError } from '../errors.ts'
 import { nearestName } from './nearest-name.ts'
+import { isTokenIds } from './token-ids.ts'
 
 /** Deeper nesting than any sensible schema or message; keeps recursive readers (JSON text, templates) off the stack's end. */
 const MAX_DEPTH = 64
+/**
+ * More values than any sensible conversation with its tools. The schemas report every value that is wrong, at some
+ * microseconds and hundreds of bytes each: a body of 4 MB may have millions, more than an isolate's memory.
+ */
+const MAX_VALUES = 65_536
+/** Fields that may be one long list of token ids, or several: those count as one value each. */
+const TOKEN_FIELDS = ['prompt', 'input']
 
 export type Path = readonly (string | number)[]
 
@@ -50,7 +58,8 @@ export function checkObject(body: unknown): asserts body is Record<string, unkno
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
     throw new RingletError('body_malformed', 'the body must be a JSON object')
   }
-  checkDepth(body)
+  // An object by now, read by any name.
+  checkExtent(body as Record<string, unknown>)
 }
 
 type Issue = z.core.$ZodIssue
@@ -87,14 +96,34 @@ function toError({ issue, path }: { issue: Issue; path: PropertyKey[] }): Ringle
 }
 
 /** Without recursion: the input decides the depth. */
-function checkDepth(body: object): void {
-  let level: unknown[] = [body]
+function checkExtent(body: Record<string, unknown>): void {
+  const tokenLists = new Set<object>(TOKEN_FIELDS.flatMap((name) => tokenListsOf(body[name])))
+  let level: object[] = [body]
+  let count = 0
   for (let depth = 1; level.length > 0; depth++) {
     if (depth > MAX_DEPTH) {
       throw new RingletError('field_invalid', `the body is nested deeper than ${MAX_DEPTH} levels`)
     }
-    level = level.flatMap((value) =>
-      typeof value === 'object' && value !== null ? Object.values(value).filter((v) => typeof v === 'object') : [],
-    )
+    const below: object[] = []
+    for (const container of level) {
+      const values = Object.values(container)
+      count += values.length
+      if (count > MAX_VALUES) {
+        throw new RingletError('field_invalid', `the body has more than ${MAX_VALUES} values, token ids apart`)
+      }
+      for (const value of values) {
+        if (typeof value === 'object' && value !== null && !tokenLists.has(value)) {
+          below.push(value)
+        }
+      }
+    }
+    level = below
   }
+}
+
+function tokenListsOf(value: unknown): object[] {
+  if (isTokenIds(value)) {
+    return [value]
+  }
+  return Array.isArray(value) ? value.filter(isTokenIds) : []
 }

@@ -6,6 +6,7 @@ import { checkObject, fieldInvalid, fieldUnknown, parseBody } from './body-parse
 import { sortFields } from './field-rules.ts'
 import type { AdapterFields } from './generate-request.ts'
 import { toAdapterFields } from './lorax-request.ts'
+import { tokenIdsSchema } from './token-ids.ts'
 
 /** Most inputs of one request; OpenAI's own cap. */
 const MAX_INPUTS = 2048
@@ -23,23 +24,15 @@ export const loraxEmbedSchema = z.looseObject({
   parameters: adapterParametersSchema.nullish(),
 })
 
-const tokenIds = z
-  .array(
-    z
-      .int()
-      .min(0)
-      .max(2 ** 31 - 1),
-  )
-  .min(1)
-
 export const openAiEmbedSchema = z.looseObject({
   model: adapterIdSchema,
   input: z.union(
     [
+      // Long lists first: each branch that fails reports all values.
+      tokenIdsSchema,
       z.string().min(1),
       z.array(z.string().min(1)).min(1).max(MAX_INPUTS),
-      tokenIds,
-      z.array(tokenIds).min(1).max(MAX_INPUTS),
+      z.array(tokenIdsSchema).min(1).max(MAX_INPUTS),
     ],
     {
       error: `expected a string, up to ${MAX_INPUTS} strings, token ids or arrays of token ids, none of them empty`,

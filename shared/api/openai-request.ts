@@ -16,6 +16,7 @@ import {
   toStop,
 } from './openai-fields.ts'
 import { toOutputFormat } from './output-format.ts'
+import { tokenIdsSchema } from './token-ids.ts'
 
 const MAX_TOP_LOGPROBS = 20
 
@@ -37,20 +38,15 @@ export const chatRequestSchema = z.looseObject({
 })
 export type ChatRequest = z.infer<typeof chatRequestSchema>
 
-const tokenIds = z
-  .array(
-    z
-      .int()
-      .min(0)
-      .max(2 ** 31 - 1),
-  )
-  .min(1)
-
 export const completionRequestSchema = z.looseObject({
   ...commonFields,
-  prompt: z.union([z.string().min(1), z.array(z.string().min(1)).min(1), tokenIds, z.array(tokenIds).min(1)], {
-    error: 'expected a string, an array of strings, an array of token ids or an array of those, none of them empty',
-  }),
+  // Long lists first: each branch that fails reports all values.
+  prompt: z.union(
+    [tokenIdsSchema, z.string().min(1), z.array(z.string().min(1)).min(1), z.array(tokenIdsSchema).min(1)],
+    {
+      error: 'expected a string, an array of strings, an array of token ids or an array of those, none of them empty',
+    },
+  ),
   best_of: z.int().min(1).max(MAX_SEQUENCES_PER_REQUEST).nullish(),
   /** 0 with `echo` and `logprobs` scores the prompt. */
   max_tokens: z.int().min(0).nullish(),

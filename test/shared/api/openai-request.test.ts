@@ -211,12 +211,34 @@ describe('a completion body', () => {
     [{ prompt: '' }, 'field_invalid', 'prompt'],
     [{ prompt: [] }, 'field_invalid', 'prompt'],
     [{ prompt: [1, 'a'] }, 'field_invalid', 'prompt'],
-    [{ prompt: [[-1]] }, 'field_invalid', 'prompt[0][0]'],
+    [{ prompt: [[-1]] }, 'field_invalid', 'prompt'],
     [{ suffix: 'end' }, 'field_invalid', 'suffix'],
     [{ n: 3, best_of: 2 }, 'field_invalid', 'best_of'],
     [{ best_of: 2, stream: true }, 'field_invalid', 'best_of'],
     [{ prompt: Array.from({ length: 100 }, () => 'x'), n: 2 }, 'field_invalid', 'n'],
   ])('%j is refused', (fields, code, param) => {
     expect(refusal(() => complete(fields))).toEqual([code, param])
+  })
+})
+
+describe('a body made to be expensive', () => {
+  const many = <T>(value: T): T[] => new Array<T>(1_000_000).fill(value)
+
+  test('is refused before the schemas list what is wrong with each of its values', () => {
+    expect(refusal(() => chat({ messages: many(1) }))).toEqual(['field_invalid', undefined])
+    expect(refusal(() => chat({ stop: many(1) }))).toEqual(['field_invalid', undefined])
+    expect(refusal(() => complete({ prompt: many([]) }))).toEqual(['field_invalid', undefined])
+    expect(refusal(() => complete({ prompt: [...many(1), 'a'] }))).toEqual(['field_invalid', undefined])
+    const wide = Object.fromEntries(many(0).map((_, i) => [`p${i}`, 0]))
+    expect(refusal(() => chat({ chat_template_kwargs: wide }))).toEqual(['field_invalid', undefined])
+  })
+
+  test('long lists of token ids are prompts all the same', () => {
+    expect(complete({ prompt: many(7) }).request.prompts).toEqual([{ kind: 'tokens', tokens: many(7) }])
+    const two = complete({ prompt: [many(7), [8]] }).request.prompts
+    expect(two.map((prompt) => prompt.kind === 'tokens' && prompt.tokens.length)).toEqual([1_000_000, 1])
+    expect(refusal(() => complete({ prompt: [1, 2.5] }))).toEqual(['field_invalid', 'prompt'])
+    expect(refusal(() => complete({ prompt: [-1] }))).toEqual(['field_invalid', 'prompt'])
+    expect(refusal(() => complete({ prompt: [] }))).toEqual(['field_invalid', 'prompt'])
   })
 })

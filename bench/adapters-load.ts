@@ -8,7 +8,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { AdaptedSelection } from '../gpu-node/adapters/adapter-store.ts'
 import { openAdapterStore } from '../gpu-node/adapters/store/open-store.ts'
+import { openCheckpoint } from '../gpu-node/model/checkpoint.ts'
 import { adapterLayout } from '../gpu-node/model/pack-adapter.ts'
+import type { AdapterLayout } from '../gpu-node/model/packed-adapter.ts'
 
 /** The 135-million-parameter model of docs/design: rank 16 on all linear layers is 19.5 MB in float32. */
 const SHAPE = { hidden: 576, layers: 30, heads: 9, kvHeads: 3, intermediate: 1536, vocab: 49_152 }
@@ -19,17 +21,20 @@ const rounds = Number(process.argv[2] ?? 15)
 const directory = await mkdtemp(join(tmpdir(), 'ringlet-bench-'))
 try {
   await writeBase(join(directory, 'base'))
+  const checkpoint = await openCheckpoint(join(directory, 'base'), { maxPositions: 1 })
+  const { decoder } = checkpoint
+  await checkpoint.close()
   for (const dtype of ['F32', 'BF16'] as const) {
     await writeAdapter(join(directory, 'adapters', dtype), dtype)
   }
   for (const weights of ['f32', 'int8'] as const) {
-    const cold = await openStore(weights, 2 ** 30)
+    const cold = await openStore(adapterLayout(weights, decoder), 2 ** 30)
     const lease = await cold.acquire(select('F32'), CALLER)
     const { loadMs } = await cold.acquire(select('BF16'), CALLER)
     console.log(`${weights} base: first load, checked and packed by a loader thread: ${loadMs.toFixed(0)} ms`)
     await cold.close()
     // Room for one: each asked for after the other has to come from disk.
-    const warm = await openStore(weights, lease.bytes * 1.5)
+    const warm = await openStore(adapterLayout(weights, decoder), lease.bytes * 1.5)
     const times = {
       F32: { raw: [] as number[], usable: [] as number[] },
       BF16: { raw: [] as number[], usable: [] as number[] },
@@ -62,10 +67,10 @@ try {
   await rm(directory, { recursive: true, force: true })
 }
 
-function openStore(weights: 'f32' | 'int8', ramBytes: number) {
+function openStore(layout: AdapterLayout, ramBytes: number) {
   return openAdapterStore({
-    base: { directory: join(directory, 'base'), adapterLayout: adapterLayout(weights) },
-    cacheDirectory: join(directory, 'cache', weights),
+    base: { directory: join(directory, 'base'), adapterLayout: layout },
+    cacheDirectory: join(directory, 'cache', layout),
     diskBytes: 2 ** 30,
     ramBytes,
     hub: { endpoint: 'http://127.0.0.1:1', offline: true },

@@ -94,7 +94,7 @@ async function openOnProcessor(
     },
     { onProgress },
   )
-  return { engine, dtype, device: 'cpu', adapterLayout: adapterLayout(dtype) }
+  return { engine, dtype, device: 'cpu', adapterLayout: adapterLayout(dtype, decoder) }
 }
 
 function ramState(): string {

@@ -4,11 +4,13 @@
  */
 
 import { RingletError } from '../../shared/errors.ts'
-import { type KernelWeights, kernelObjection, packGroup } from '../ort/lora-kernel/kernel-layout.ts'
+import { canRunLinearKernel } from '../ort/linear-kernel/linear-op.ts'
+import { kernelObjection, type PackedGroup, packGroup } from '../ort/lora-kernel/kernel-layout.ts'
 import { canRunLoraKernel } from '../ort/lora-kernel/lora-op.ts'
+import { packTiled, type TiledGroup, tiledObjection } from '../ort/lora-kernel/tiled-layout.ts'
 import type { DecoderSpec } from './decoder-spec.ts'
 import { packImage } from './device/adapter-image.ts'
-import type { WeightFormat } from './graph/graph-form.ts'
+import { isFused, type WeightFormat } from './graph/graph-form.ts'
 import { loraInputs } from './graph/graph-names.ts'
 import { type MatrixPlan, planMatrices, planWeights } from './graph/weight-plan.ts'
 import type { AdapterLayout, LoraAdapter, LoraModule, PackedAdapter, SavedModule } from './packed-adapter.ts'
@@ -16,9 +18,12 @@ import { EMBEDDING_A, EMBEDDING_B, EMBEDDING_SAVED, HEAD_SAVED, HEAD_SAVED_BIAS 
 import { readLinear, type WeightSource } from './runner/weight-store.ts'
 
 /** The layout that a node with weights in this format wants. */
-export function adapterLayout(weights: WeightFormat): AdapterLayout {
+export function adapterLayout(weights: WeightFormat, decoder: DecoderSpec): AdapterLayout {
   if (!canRunLoraKernel()) {
     return 'graph'
+  }
+  if (canRunLinearKernel() && isFused({ weights, tiled: true }, planWeights(decoder))) {
+    return 'kernel-tiled'
   }
   return weights === 'f32' ? 'kernel-f32' : 'kernel-int8'
 }
@@ -27,7 +32,7 @@ export function adapterLayout(weights: WeightFormat): AdapterLayout {
 export async function packAdapter(
   adapter: LoraAdapter,
   base: WeightSource,
-  layout: AdapterLayout = adapterLayout('f32'),
+  layout: AdapterLayout = adapterLayout('f32', base.decoder),
 ): Promise<PackedAdapter> {
   const { decoder } = base
   const places = findPlaces(decoder)
@@ -66,8 +71,9 @@ export async function packAdapter(
     const image = packImage(planWeights(decoder), { parts, rank, features }, floats)
     return compact({ digest, rank, bytes: 0, parts: image, layout, groups: {}, features })
   }
-  const kernel = layout !== 'graph' && [...adapted].every(([matrix, its]) => fitsKernel(matrix, its))
-  const groups = kernel ? packGroups(adapted, layout === 'kernel-f32' ? 'f32' : 'int8') : {}
+  const objection = layout === 'kernel-tiled' ? tiledObjection : kernelObjection
+  const kernel = layout !== 'graph' && [...adapted].every(([matrix, its]) => fitsKernel(matrix, its, objection))
+  const groups = kernel ? packGroups(adapted, layout) : {}
   if (!kernel) {
     packMatrices(adapted, parts)
   }
@@ -83,15 +89,20 @@ interface AdaptedPart {
   baseBias: Float32Array | undefined
 }
 
-function fitsKernel(matrix: MatrixPlan, parts: readonly AdaptedPart[]): boolean {
+function fitsKernel(
+  matrix: MatrixPlan,
+  parts: readonly AdaptedPart[],
+  objection: typeof kernelObjection | typeof tiledObjection,
+): boolean {
   const segments = parts.map(({ module, place }) => ({ rank: module.rank, outs: place.outs }))
-  return kernelObjection(matrix.inFeatures, segments) === undefined
+  return objection(matrix.inFeatures, segments) === undefined
 }
 
-function packGroups(adapted: ReadonlyMap<MatrixPlan, AdaptedPart[]>, weights: KernelWeights): PackedAdapter['groups'] {
+function packGroups(adapted: ReadonlyMap<MatrixPlan, AdaptedPart[]>, layout: AdapterLayout): PackedAdapter['groups'] {
   const groups: PackedAdapter['groups'] = {}
   for (const [matrix, parts] of adapted) {
     const segments = parts.map(({ module, place, gain }) => ({
+      part: place.index,
       rank: module.rank,
       loraA: module.loraA,
       loraB:
@@ -100,7 +111,10 @@ function packGroups(adapted: ReadonlyMap<MatrixPlan, AdaptedPart[]>, weights: Ke
       outOffset: place.row,
       outs: place.outs,
     }))
-    groups[matrix.name] = packGroup(matrix.inFeatures, segments, weights)
+    groups[matrix.name] =
+      layout === 'kernel-tiled'
+        ? packTiled(matrix.inFeatures, segments)
+        : packGroup(matrix.inFeatures, segments, layout === 'kernel-f32' ? 'f32' : 'int8')
   }
   return groups
 }
@@ -260,20 +274,21 @@ function refusal(message: string): RingletError {
 
 /** All arrays in one shared buffer: views into an adapter's files would keep those in memory, uncounted. */
 function compact(packed: PackedAdapter): PackedAdapter {
-  const arrays = new Map<Float32Array | Int8Array, number>()
+  const arrays = new Map<PackedArray, number>()
   let bytes = 0
-  const place = (array: Float32Array | Int8Array): void => {
+  const place = (array: PackedArray): void => {
     arrays.set(array, bytes)
     bytes += Math.ceil(array.byteLength / ALIGNMENT) * ALIGNMENT
   }
   Object.values(packed.parts).forEach(place)
   for (const group of Object.values(packed.groups)) {
-    for (const array of [group.a, group.aScales, ...group.segments.flatMap(({ b, bScales }) => [b, bScales])]) {
+    eachArray(group, (array) => {
       place(array)
-    }
+      return array
+    })
   }
   const buffer = new SharedArrayBuffer(bytes)
-  const move = <T extends Float32Array | Int8Array>(array: T): T => {
+  const move = <T extends PackedArray>(array: T): T => {
     const moved = new (array.constructor as new (b: SharedArrayBuffer, at: number, length: number) => T)(
       buffer,
       arrays.get(array)!,
@@ -284,12 +299,23 @@ function compact(packed: PackedAdapter): PackedAdapter {
   }
   const parts = Object.fromEntries(Object.entries(packed.parts).map(([name, part]) => [name, move(part)]))
   const groups = Object.fromEntries(
-    Object.entries(packed.groups).map(([name, group]) => {
-      const segments = group.segments.map((it) => ({ ...it, b: move(it.b), bScales: move(it.bScales) }))
-      return [name, { ...group, a: move(group.a), aScales: move(group.aScales), segments }]
-    }),
+    Object.entries(packed.groups).map(([name, group]) => [name, eachArray(group, move)]),
   )
   return { ...packed, parts, groups, bytes }
+}
+
+type PackedArray = Float32Array | Int8Array | Uint8Array
+
+/** The group with what `replace` makes of its arrays. */
+function eachArray(
+  group: PackedGroup | TiledGroup,
+  replace: <T extends PackedArray>(array: T) => T,
+): PackedGroup | TiledGroup {
+  if ('segments' in group) {
+    const segments = group.segments.map((it) => ({ ...it, b: replace(it.b), bScales: replace(it.bScales) }))
+    return { ...group, a: replace(group.a), aScales: replace(group.aScales), segments }
+  }
+  return { ...group, a: replace(group.a), parts: group.parts.map((it) => ({ ...it, b: replace(it.b) })) }
 }
 
 /** Of a cache line. */

@@ -4,6 +4,7 @@
  */
 
 import type { PackedGroup } from '../ort/lora-kernel/kernel-layout.ts'
+import type { TiledGroup } from '../ort/lora-kernel/tiled-layout.ts'
 
 /** One adapted module. Row-major float32, whatever the file's dtype was. */
 export interface LoraModule {
@@ -39,10 +40,16 @@ export interface LoraAdapter {
 }
 
 /**
- * `kernel-…`: groups for the LoRA kernel, in float32 or int8. `graph`: plain matrices, for machines without the kernel and for
+ * `kernel-…`: groups for the LoRA kernel, in float32 or int8; `kernel-tiled`: for the int8 product. `graph`: plain matrices, for machines without the kernel and for
  * adapters that it does not take. `device-…`: one image of the banks' ranges (gpu-node/model/device/).
  */
-export type AdapterLayout = 'graph' | 'kernel-f32' | 'kernel-int8' | 'device-float16' | 'device-float32'
+export type AdapterLayout =
+  | 'graph'
+  | 'kernel-f32'
+  | 'kernel-int8'
+  | 'kernel-tiled'
+  | 'device-float16'
+  | 'device-float32'
 
 /** Graph-ready: made off the decode path by `packAdapter`, copied into the engine's banks by `ModelRunner.loadAdapter`. */
 export interface PackedAdapter {
@@ -54,6 +61,6 @@ export interface PackedAdapter {
   parts: Record<string, Float32Array>
   layout: AdapterLayout
   /** By matrix of the base; none in the layout `graph`. */
-  groups: Record<string, PackedGroup>
+  groups: Record<string, PackedGroup | TiledGroup>
   features: { embedding: boolean; head: boolean; bias: boolean; magnitude: boolean }
 }

@@ -36,7 +36,8 @@ const idle = setTimeout(() => {
     scratch.free()
   }
 }, IDLE_MS).unref()
-const ready: LoaderReady = { baseDigest: base.spec.baseDigest, layout: init.adapterLayout ?? adapterLayout('f32') }
+const layout = init.adapterLayout ?? adapterLayout('f32', base.decoder)
+const ready: LoaderReady = { baseDigest: base.spec.baseDigest, layout }
 port.postMessage({ ready })
 
 async function answer(id: number, job: LoadJob): Promise<LoaderReply> {

@@ -52,7 +52,7 @@ export function buildDeviceGraph(model: DeviceModel, form: DeviceForm): Uint8Arr
     extras: false,
     head: false,
     tiled: false,
-    table: layOutAdapterTable(plan),
+    table: layOutAdapterTable(plan, false),
     adapt: adapter(model, form),
   }
   const embeddings = writeEmbedding(graph, model, form)

@@ -1,6 +1,7 @@
 /** Where each matrix's record lies in an adapter's table, which the LoRA kernel reads. Pure. */
 
 import { groupRecordBytes } from '../../ort/lora-kernel/lora-op.ts'
+import { RECORD_WORDS } from '../../ort/lora-kernel/tiled-layout.ts'
 import { type MatrixPlan, planMatrices, type WeightPlan } from './weight-plan.ts'
 
 export interface AdapterTableLayout {
@@ -10,12 +11,13 @@ export interface AdapterTableLayout {
   offsets: ReadonlyMap<string, number>
 }
 
-export function layOutAdapterTable(plan: WeightPlan): AdapterTableLayout {
+/** `tiled`: of adapters in the layout `kernel-tiled`. */
+export function layOutAdapterTable(plan: WeightPlan, tiled: boolean): AdapterTableLayout {
   const offsets = new Map<string, number>()
   let words = 0
   for (const { name, parts } of planMatrices(plan)) {
     offsets.set(name, words)
-    words += groupRecordBytes(parts.length) / 8
+    words += tiled ? RECORD_WORDS : groupRecordBytes(parts.length) / 8
   }
   return { words, offsets }
 }

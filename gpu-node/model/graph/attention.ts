@@ -25,12 +25,23 @@ export function writeAttention(
   layer: number,
   x: string,
 ): string {
-  const qkv = writeQkv(graph, decoder, plan, writeLinear(graph, form, plan.qkv, x))
-  const context =
-    form.kv === undefined
-      ? writeGroupQueryAttention(graph, decoder, plan, layer, qkv)
-      : writeKernelAttention(graph, form.kv, decoder, plan, layer, qkv)
+  const context = writeContext(graph, form, decoder, plan, layer, writeLinear(graph, form, plan.qkv, x))
   return writeLinear(graph, form, plan.o, context)
+}
+
+/** What lies between the products of q, k and v and that of the output. */
+export function writeContext(
+  graph: GraphWriter,
+  { kv }: BuildForm,
+  decoder: DecoderSpec,
+  plan: LayerPlan,
+  layer: number,
+  product: string,
+): string {
+  const qkv = writeQkv(graph, decoder, plan, product)
+  return kv === undefined
+    ? writeGroupQueryAttention(graph, decoder, plan, layer, qkv)
+    : writeKernelAttention(graph, kv, decoder, plan, layer, qkv)
 }
 
 function writeGroupQueryAttention(

@@ -3,7 +3,8 @@
 import type { DecoderSpec } from '../decoder-spec.ts'
 import { layOutAdapterTable } from './adapter-table.ts'
 import { writeAttention } from './attention.ts'
-import type { BuildForm, GraphForm } from './graph-form.ts'
+import { writeFusedLayers } from './fused-layers.ts'
+import { type BuildForm, type GraphForm, isFused } from './graph-form.ts'
 import {
   EMBEDDINGS,
   HEAD_SIZES,
@@ -22,7 +23,8 @@ import { writeStepTokens } from './step-tokens.ts'
 import type { NormPlan, WeightPlan } from './weight-plan.ts'
 
 export function buildDecoderGraph(decoder: DecoderSpec, plan: WeightPlan, given: GraphForm): Uint8Array {
-  const form = { ...given, table: layOutAdapterTable(plan) }
+  const fused = given.lora !== 'uniform' && isFused(given, plan)
+  const form = { ...given, fused, table: layOutAdapterTable(plan, isFused(given, plan)) }
   const graph = new GraphWriter()
   const embeddings = graph.input(EMBEDDINGS, 'float32', ['rows', 'tokens', decoder.hiddenSize])
   declareStepInputs(graph, form)
@@ -52,6 +54,9 @@ export function writeLayers(
   plan: WeightPlan,
   embeddings: string,
 ): string {
+  if (form.fused === true) {
+    return writeFusedLayers(graph, form, decoder, plan, embeddings)
+  }
   let residual = enter(graph, plan.layers[0]?.attentionNorm, embeddings)
   for (const [i, layer] of plan.layers.entries()) {
     const attention = writeAttention(graph, form, decoder, layer, i, residual.input)

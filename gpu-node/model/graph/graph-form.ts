@@ -5,7 +5,7 @@ import { fitsLinearKernel } from '../../ort/linear-kernel/linear-layout.ts'
 import type { QuantisedBits } from '../quantise.ts'
 import type { AdapterTableLayout } from './adapter-table.ts'
 import type { GraphWriter } from './graph-writer.ts'
-import { isHead, type MatrixPlan } from './weight-plan.ts'
+import { isHead, isRouter, type MatrixPlan, planMatrices, type WeightPlan } from './weight-plan.ts'
 
 export type WeightFormat = 'f32' | 'int8' | 'int4'
 
@@ -35,6 +35,8 @@ export interface GraphForm {
 /** What the parts of the builder need to know. */
 export interface BuildForm extends GraphForm {
   table: AdapterTableLayout
+  /** The layers are written for the int8 product that does what surrounds products too (`isFused`). */
+  fused?: boolean
   /** What adapters make of `base`, the product of `x` with a matrix; in place of `lora`. */
   adapt?: (graph: GraphWriter, matrix: MatrixPlan, x: string, base: string) => string
 }
@@ -54,6 +56,22 @@ export function isTiled({ weights, tiled }: Pick<GraphForm, 'weights' | 'tiled'>
     weights !== 'f32' &&
     matrixBits(weights, matrix) === 8 &&
     fitsLinearKernel(matrix.inFeatures, matrix.outFeatures)
+  )
+}
+
+/**
+ * Whether the int8 product does all that surrounds the layers' products: norms, sums, gates, and adapters in the layout
+ * `kernel-tiled`. Its matrices are all in tiles then; the head may be none.
+ */
+export function isFused({ weights, tiled }: Pick<GraphForm, 'weights' | 'tiled'>, plan: WeightPlan): boolean {
+  const inLayers = planMatrices(plan).filter((matrix) => !isHead(matrix) && !isRouter(matrix))
+  return (
+    weights === 'int8' &&
+    inLayers.every(
+      (matrix) =>
+        isTiled({ weights, tiled }, matrix) &&
+        matrix.parts.every(({ outFeatures }) => fitsLinearKernel(matrix.inFeatures, outFeatures)),
+    )
   )
 }
 

@@ -1,9 +1,10 @@
 /** One matrix of the plan in the graph: base product in the chosen weight format, and what an adapter adds. */
 
-import { tiledBytes } from '../../ort/linear-kernel/linear-layout.ts'
+import { linearShapeWords, tiledBytes } from '../../ort/linear-kernel/linear-layout.ts'
 import { linearOpType } from '../../ort/linear-kernel/linear-op.ts'
 import { kernelObjection } from '../../ort/lora-kernel/kernel-layout.ts'
 import { LORA_OP } from '../../ort/lora-kernel/lora-op.ts'
+import { tiledObjection } from '../../ort/lora-kernel/tiled-layout.ts'
 import { OP_DOMAIN } from '../../ort/machine-code/custom-op.ts'
 import { QUANTISED_BLOCK } from '../quantise.ts'
 import { kernelShape } from './adapter-table.ts'
@@ -11,10 +12,13 @@ import { type BuildForm, isTiled, matrixBits } from './graph-form.ts'
 import { HEAD_SIZES, LORA_HEAD_ROWS, LORA_ROWS, loraInputs } from './graph-names.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
 import { writeStepTokens } from './step-tokens.ts'
-import { isHead, type MatrixPlan } from './weight-plan.ts'
+import { isHead, type MatrixPlan, type NormPlan } from './weight-plan.ts'
 
 /** `x`: `[…, in]`; returns `[…, out]`. */
 export function writeLinear(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string): string {
+  if (form.fused === true && isTiled(form, matrix)) {
+    return writeFusedLinear(graph, form, matrix, { x })
+  }
   const base = writeBase(graph, form, matrix, x)
   if (form.adapt !== undefined) {
     return form.adapt(graph, matrix, x, base)
@@ -23,16 +27,21 @@ export function writeLinear(graph: GraphWriter, form: BuildForm, matrix: MatrixP
     return base
   }
   // Adapters of a matrix that the kernel cannot take never come to a kernel's graph: they are packed for `uniform`.
-  if (form.lora === 'kernel' && !kernelTakes(matrix)) {
+  if (form.lora === 'kernel' && !kernelTakes(form, matrix)) {
     return base
   }
   const fit = form.extras ? writeExtras(graph, matrix, base) : base
-  return form.lora === 'kernel' ? writeKernelLora(graph, form, matrix, x, fit) : writeUniformLora(graph, matrix, x, fit)
+  if (form.lora === 'uniform') {
+    return writeUniformLora(graph, matrix, x, fit)
+  }
+  return form.fused === true
+    ? writeProduct(graph, form, matrix, { x, base: fit, adapters: true })
+    : writeKernelLora(graph, form, matrix, x, fit)
 }
 
-function kernelTakes({ inFeatures, parts }: MatrixPlan): boolean {
+function kernelTakes({ fused }: BuildForm, { inFeatures, parts }: MatrixPlan): boolean {
   const segments = parts.map((part) => ({ rank: 1, outs: part.outFeatures }))
-  return kernelObjection(inFeatures, segments) === undefined
+  return (fused === true ? tiledObjection : kernelObjection)(inFeatures, segments) === undefined
 }
 
 function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: string): string {
@@ -45,8 +54,7 @@ function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: s
     return bias === '' ? product : graph.node('Add', [product, bias])
   }
   if (isTiled(form, matrix)) {
-    const product = writeTiled(graph, matrix, x)
-    return bias === '' ? product : graph.node('Add', [product, bias])
+    return writeProduct(graph, form, matrix, { x })
   }
   const bits = matrixBits(weights, matrix)
   const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
@@ -65,14 +73,64 @@ function writeBase(graph: GraphWriter, form: BuildForm, matrix: MatrixPlan, x: s
   return bias === '' ? product : graph.node('Add', [product, bias])
 }
 
-function writeTiled(graph: GraphWriter, matrix: MatrixPlan, x: string): string {
+/** What the int8 product does beside multiplying. */
+export interface Surroundings {
+  x: string
+  /** Norms x first; RMSNorm alone. */
+  norm?: NormPlan | undefined
+  /** The product's first half `g` and second half `u` become `silu(g)·u`. */
+  gated?: boolean
+  /** The output joins this sum. */
+  addTo?: string
+}
+
+/** A matrix of a fused graph, with what its adapters add. */
+export function writeFusedLinear(
+  graph: GraphWriter,
+  form: BuildForm,
+  matrix: MatrixPlan,
+  around: Surroundings,
+): string {
+  const adapters = form.lora === 'kernel' && (!isHead(matrix) || form.head)
+  if (!adapters || !form.extras) {
+    return writeProduct(graph, form, matrix, { ...around, adapters })
+  }
+  const { x, norm } = around
+  const base = writeExtras(graph, matrix, writeProduct(graph, form, matrix, { x, norm }))
+  return writeProduct(graph, form, matrix, { ...around, adapters, base })
+}
+
+/** `base`: in place of the matrix's product with x and its bias. */
+function writeProduct(
+  graph: GraphWriter,
+  { table }: BuildForm,
+  matrix: MatrixPlan,
+  { x, norm, gated, addTo, adapters, base }: Surroundings & { adapters?: boolean; base?: string },
+): string {
   const { name, inFeatures, outFeatures } = matrix
-  const weight = graph.weight(`${name}.tiles`, 'uint8', [tiledBytes(inFeatures, outFeatures)])
-  const sizes = isHead(matrix) ? graph.input(HEAD_SIZES, 'int64', [3]) : writeStepTokens(graph)
-  const shape = graph.int64([inFeatures, outFeatures])
-  const options = { domain: OP_DOMAIN, outputs: 2 }
-  const [product] = graph.nodes(linearOpType(inFeatures), [x, weight, shape, sizes], options)
-  graph.describe(product!, 'float32', [...tokenSizes(matrix), outFeatures])
+  const rows = isHead(matrix) ? LORA_HEAD_ROWS : LORA_ROWS
+  const shape = linearShapeWords({
+    outputs: outFeatures,
+    activation: gated ? 'silu' : 'none',
+    ...(norm === undefined ? {} : { epsilon: norm.spec.epsilon }),
+    ...(adapters
+      ? { adapterOffset: table.offsets.get(name)! * 8, parts: matrix.parts.map((part) => part.outFeatures) }
+      : {}),
+  })
+  const own = base === undefined
+  const inputs = [
+    x,
+    graph.int64(shape),
+    isHead(matrix) ? graph.input(HEAD_SIZES, 'int64', [3]) : writeStepTokens(graph),
+    own ? graph.weight(`${name}.tiles`, 'uint8', [tiledBytes(inFeatures, outFeatures)]) : '',
+    norm === undefined ? '' : graph.weight(`${norm.name}.weight`, 'float32', [norm.size]),
+    own && matrix.hasBias ? graph.weight(`${name}.bias`, 'float32', [outFeatures]) : '',
+    addTo ?? '',
+    adapters ? graph.input(rows, 'int64', [`${rows}.words`]) : '',
+    base ?? '',
+  ]
+  const [product] = graph.nodes(linearOpType(inFeatures), inputs, { domain: OP_DOMAIN, outputs: 2 })
+  graph.describe(product!, 'float32', [...tokenSizes(matrix), gated ? outFeatures / 2 : outFeatures])
   return product!
 }
 

@@ -3,7 +3,7 @@
 import type { Activation } from '../decoder-spec.ts'
 import type { BuildForm } from './graph-form.ts'
 import { type GraphWriter, MICROSOFT } from './graph-writer.ts'
-import { writeLinear } from './linear.ts'
+import { writeFusedLinear, writeLinear } from './linear.ts'
 import { writeMoe } from './moe.ts'
 import type { LayerPlan, MatrixPlan } from './weight-plan.ts'
 
@@ -30,14 +30,20 @@ export function writeGated(
   activation: Activation,
   x: string,
 ): string {
-  const both = writeLinear(graph, form, gateUp, x)
-  const half = gateUp.outFeatures / 2
-  const [gate, up] = graph.nodes('Split', [both, graph.int64([half, half])], { attributes: { axis: -1 }, outputs: 2 })
-  const product = graph.node('Mul', [writeActivation(graph, activation, gate!), up!])
-  return writeLinear(graph, form, down, product)
+  if (form.fused === true && activation === 'silu') {
+    return writeLinear(graph, form, down, writeFusedLinear(graph, form, gateUp, { x, gated: true }))
+  }
+  return writeLinear(graph, form, down, writeGate(graph, activation, gateUp, writeLinear(graph, form, gateUp, x)))
 }
 
-function writeActivation(graph: GraphWriter, activation: Activation, x: string): string {
+/** From the product of gate and up, one behind the other. */
+export function writeGate(graph: GraphWriter, activation: Activation, gateUp: MatrixPlan, both: string): string {
+  const half = gateUp.outFeatures / 2
+  const [gate, up] = graph.nodes('Split', [both, graph.int64([half, half])], { attributes: { axis: -1 }, outputs: 2 })
+  return graph.node('Mul', [writeActivation(graph, activation, gate!), up!])
+}
+
+export function writeActivation(graph: GraphWriter, activation: Activation, x: string): string {
   switch (activation) {
     case 'silu':
       return graph.node('QuickGelu', [x], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } })

@@ -24,7 +24,6 @@ export function writeMoe(graph: GraphWriter, form: BuildForm, plan: MoePlan, spe
 
 /** `[rows, tokens, experts]`: each token's share of each expert, zero for those not chosen. */
 function writeRouting(graph: GraphWriter, form: BuildForm, plan: MoePlan, spec: MoeSpec, x: string): string {
-  // The router stays in float32 in every format: a flipped choice of expert costs more than its few weights.
   const logits = writeLinear(graph, { ...form, weights: 'f32' }, plan.router, x)
   const all = graph.node('Softmax', [logits], { attributes: { axis: -1 } })
   const k = graph.int64([spec.expertsPerToken])

@@ -63,6 +63,11 @@ export function isHead(matrix: MatrixPlan): boolean {
   return matrix.name === HEAD
 }
 
+/** A router stays in float32 in every format: a flipped choice of expert costs more than its few weights. */
+export function isRouter(matrix: MatrixPlan): boolean {
+  return matrix.name.endsWith('.router')
+}
+
 export function planMatrices(plan: WeightPlan): MatrixPlan[] {
   return [...plan.layers.flatMap(({ qkv, o, mlp }) => [qkv, o, ...mlpMatrices(mlp)]), plan.head]
 }

@@ -19,7 +19,7 @@ export class AdapterSlots {
   constructor(environment: OrtEnvironment, plan: WeightPlan, slots: number, layout: AdapterLayout) {
     this.#environment = environment
     this.#matrices = planMatrices(plan)
-    this.#table = layOutAdapterTable(plan)
+    this.#table = layOutAdapterTable(plan, layout === 'kernel-tiled')
     this.#layout = layout
     this.#loaded = Array.from({ length: slots })
   }

@@ -9,12 +9,13 @@ import { installLoraOp } from '../../ort/lora-kernel/lora-op.ts'
 import { createOpDomain } from '../../ort/machine-code/custom-op.ts'
 import type { DecoderSpec } from '../decoder-spec.ts'
 import { attentionShape } from '../graph/attention.ts'
-import { isTiled, type WeightFormat } from '../graph/graph-form.ts'
+import { isFused, isTiled, type WeightFormat } from '../graph/graph-form.ts'
 import { planMatrices, type WeightPlan } from '../graph/weight-plan.ts'
+import type { AdapterLayout } from '../packed-adapter.ts'
 
 export interface Kernels {
-  /** Format in which the LoRA kernel reads adapters; absent where it cannot run. */
-  lora: KernelWeights | undefined
+  /** How adapters are to be packed: for a kernel, or `graph` where none can run. */
+  adapterLayout: AdapterLayout
   /** Matrices of 8 bits are computed by our own product. */
   tiled: boolean
   /** Format of the KV cache of our own attention; absent: GroupQueryAttention. */
@@ -23,7 +24,7 @@ export interface Kernels {
   domain: bigint | undefined
 }
 
-export const NO_KERNELS: Kernels = { lora: undefined, tiled: false, kv: undefined, domain: undefined }
+export const NO_KERNELS: Kernels = { adapterLayout: 'graph', tiled: false, kv: undefined, domain: undefined }
 
 export function installKernels(
   library: OrtLibrary,
@@ -31,11 +32,12 @@ export function installKernels(
   plan: WeightPlan,
   dtype: WeightFormat,
 ): Kernels {
-  // Adapters lose no more in int8 than the base does; in f32 all is exact.
-  const weights: KernelWeights = dtype === 'f32' ? 'f32' : 'int8'
-  const lora = installLoraOp(library, weights)
   const linear = inputSizes(plan, dtype).map((inputs) => installLinearOp(library, inputs))
   const tiled = linear.length > 0 && linear.every((op) => op !== undefined)
+  // Adapters lose no more in int8 than the base does; in f32 all is exact.
+  const weights: KernelWeights = dtype === 'f32' ? 'f32' : 'int8'
+  const fused = isFused({ weights: dtype, tiled }, plan)
+  const lora = fused ? undefined : installLoraOp(library, weights)
   // Beside quantised weights a cache in float16 loses nothing that counts, and is half as much to read.
   const format: KvFormat = dtype === 'f32' ? 'f32' : 'f16'
   const shapes = attentionShapes(decoder, format)
@@ -43,7 +45,7 @@ export function installKernels(
   const kv = attention.length > 0 && attention.every((op) => op !== undefined) ? format : undefined
   const ops = [lora, ...(tiled ? linear : []), ...(kv === undefined ? [] : attention)].filter((op) => op !== undefined)
   return {
-    lora: lora === undefined ? undefined : weights,
+    adapterLayout: fused ? 'kernel-tiled' : lora === undefined ? 'graph' : `kernel-${weights}`,
     tiled,
     kv,
     domain: ops.length === 0 ? undefined : createOpDomain(library, ops),

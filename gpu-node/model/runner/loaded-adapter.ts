@@ -1,7 +1,9 @@
 /** A packed adapter made ready for runs: tensors over its parts, and the table that the LoRA kernel reads. */
 
 import type { OrtEnvironment } from '../../ort/environment.ts'
+import type { PackedGroup } from '../../ort/lora-kernel/kernel-layout.ts'
 import { addressOf, writeGroupRecord } from '../../ort/lora-kernel/lora-op.ts'
+import { type TiledGroup, writeTiledRecord } from '../../ort/lora-kernel/tiled-layout.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { AdapterTableLayout } from '../graph/adapter-table.ts'
 import { loraInputs } from '../graph/graph-names.ts'
@@ -57,7 +59,7 @@ export function makeLoaded(
     if (!kernel) {
       addMatrices(environment, matrix, parts, tensors)
     } else if (groups[matrix.name] !== undefined) {
-      writeGroupRecord(table, layout.offsets.get(matrix.name)!, groups[matrix.name]!)
+      writeRecord(table, layout.offsets.get(matrix.name)!, groups[matrix.name]!)
     }
     if (extras) {
       addExtras(environment, matrix, parts, tensors)
@@ -73,6 +75,15 @@ export function makeLoaded(
     table,
     address: addressOf(table),
   }
+}
+
+/** A matrix that is not adapted keeps zeros. */
+function writeRecord(table: BigInt64Array, offset: number, group: PackedGroup | TiledGroup): void {
+  if ('segments' in group) {
+    writeGroupRecord(table, offset, group)
+    return
+  }
+  writeTiledRecord(table, offset, group)
 }
 
 export function disposeLoaded({ inputs, headInputs, savedHead }: LoadedAdapter): void {

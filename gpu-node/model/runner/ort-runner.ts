@@ -125,7 +125,7 @@ export class OrtRunner implements ModelRunner {
     this.vocabSize = decoder.vocabSize
     this.hiddenSize = decoder.hiddenSize
     this.adapterSlots = options.adapterSlots
-    this.adapterLayout = kernels.lora === undefined ? 'graph' : `kernel-${kernels.lora}`
+    this.adapterLayout = kernels.adapterLayout
     this.#dtype = options.dtype
     this.#parts = parts
     this.#sessions = new SessionPool(

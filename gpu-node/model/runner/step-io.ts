@@ -3,7 +3,7 @@
 import { TOKEN_HEADER_WORDS, TOKEN_WORDS } from '../../ort/attention-kernel/attention-layout.ts'
 import type { OrtBinding } from '../../ort/binding.ts'
 import type { OrtEnvironment } from '../../ort/environment.ts'
-import { ROW_HEADER_WORDS } from '../../ort/lora-kernel/kernel-code.ts'
+import { ROW_HEADER_WORDS } from '../../ort/lora-kernel/kernel-layout.ts'
 import { type ElementType, OrtTensor } from '../../ort/tensor.ts'
 import type { GraphForm } from '../graph/graph-form.ts'
 import {

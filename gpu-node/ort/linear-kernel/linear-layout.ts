@@ -1,5 +1,5 @@
 /**
- * How the int8 product wants a matrix in memory, and bringing it there. Pure.
+ * How the int8 product wants a matrix in memory, and bringing it there; what its functions hand to each other. Pure.
  *
  * Tiles of sixteen outputs, each front to back: for each block of 32 inputs eight groups `[16 outputs][4 inputs]` of codes around
  * 128, then the block's sixteen float32 scales. So every weight is read once, in order, beside its scale.
@@ -10,9 +10,107 @@ import { QUANTISED_BLOCK } from '../../model/quantise.ts'
 export const TILE_OUTPUTS = 16
 /** Inputs that one instruction multiplies. */
 export const GROUP_INPUTS = 4
+/** Of a group of a tile. */
+export const GROUP_BYTES = TILE_OUTPUTS * GROUP_INPUTS
 export const CODE_BYTES = TILE_OUTPUTS * QUANTISED_BLOCK
 /** Of a block of a tile. */
 export const TILE_BLOCK_BYTES = CODE_BYTES + TILE_OUTPUTS * 4
+
+/** What becomes of the product: it stays, or its first half `g` and second half `u` become `silu(g)·u`. */
+export const ACTIVATIONS = { none: 0, silu: 1 } as const
+export type LinearActivation = keyof typeof ACTIVATIONS
+
+/** Parts of a matrix that may have adapters of their own. */
+export const MOST_PARTS = 3
+
+/** Words of the constant input `shape`. */
+export const SHAPE_WORDS = {
+  outputs: 0,
+  adapterOffset: 1,
+  epsilon: 2,
+  activation: 3,
+  secondPart: 4,
+  thirdPart: 5,
+} as const
+
+export interface LinearShape {
+  outputs: number
+  /** Bytes from the start of an adapter's table to this matrix's record. */
+  adapterOffset?: number
+  /** Of the norm before the product. */
+  epsilon?: number
+  activation?: LinearActivation
+  /** Outputs of each part; all in one where they are not given. */
+  parts?: readonly number[]
+}
+
+export function linearShapeWords({ outputs, adapterOffset, epsilon, activation, parts }: LinearShape): number[] {
+  const [first = outputs, second = outputs] = parts ?? []
+  const words: number[] = []
+  words[SHAPE_WORDS.outputs] = outputs
+  words[SHAPE_WORDS.adapterOffset] = adapterOffset ?? 0
+  words[SHAPE_WORDS.epsilon] = floatBits(epsilon ?? 0)
+  words[SHAPE_WORDS.activation] = ACTIVATIONS[activation ?? 'none']
+  // Of parts that a matrix lacks no tile is the first.
+  words[SHAPE_WORDS.secondPart] = first / TILE_OUTPUTS
+  words[SHAPE_WORDS.thirdPart] = (first + second) / TILE_OUTPUTS
+  return words
+}
+
+export function floatBits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0]!
+}
+
+/** The addresses that the operator's functions get as their argument; 0: the input was left out. */
+export const ARGUMENT = {
+  x: 0,
+  shape: 8,
+  sizes: 16,
+  weights: 24,
+  norm: 32,
+  bias: 40,
+  addTo: 48,
+  rows: 56,
+  base: 64,
+  out: 72,
+  work: 80,
+} as const
+
+/** Most ranks of a matrix's adapter, all parts together. */
+export const MOST_RANKS = 1024
+/**
+ * What a token's adapter adds to a part: B's address, its groups of ranks, the address of A·x in codes; then float32 scale and
+ * correction of these codes, and of those that say what the first ones rounded off: an adapter adds no rounding but of its weights.
+ */
+export const ENTRY = {
+  b: 0,
+  groups: 8,
+  codes: 16,
+  scale: 24,
+  correction: 28,
+  restScale: 32,
+  restCorrection: 36,
+  bytes: 40,
+} as const
+export const LORA_CODES_BYTES = MOST_RANKS + MOST_PARTS * TILE_OUTPUTS
+/** Steps of the second codes in one of the first. */
+export const REST_STEPS = 254
+
+/**
+ * Working memory of a token: K codes of x; of each block of them a float32 scale, and -128 · Σ codes as int32. For adapters: K codes
+ * of what the first ones rounded off, and their corrections; an entry a part; the codes of A·x, the first and then the second ones.
+ */
+export function workLayout(inputs: number) {
+  const scales = inputs
+  const corrections = scales + (inputs / QUANTISED_BLOCK) * 4
+  const rests = corrections + (inputs / QUANTISED_BLOCK) * 4
+  const restCorrections = rests + inputs
+  const entries = restCorrections + (inputs / QUANTISED_BLOCK) * 4
+  const loraCodes = entries + MOST_PARTS * ENTRY.bytes
+  const end = Math.ceil((loraCodes + 2 * LORA_CODES_BYTES) / 64) * 64
+  // Tokens a power of two apart would share few sets of a cache.
+  return { scales, corrections, rests, restCorrections, entries, loraCodes, bytes: end % 1024 === 0 ? end + 64 : end }
+}
 
 export function fitsLinearKernel(inFeatures: number, outFeatures: number): boolean {
   return inFeatures % QUANTISED_BLOCK === 0 && outFeatures % TILE_OUTPUTS === 0

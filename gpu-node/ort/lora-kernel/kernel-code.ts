@@ -15,7 +15,14 @@ import {
   writeOutputAddress,
   writeParallelFor,
 } from '../machine-code/custom-op.ts'
-import { type KernelWeights, OUT_TAIL, OUTS_PER_BLOCK, RANKS_PER_BLOCK, SCRATCH_RANKS } from './kernel-layout.ts'
+import {
+  type KernelWeights,
+  OUT_TAIL,
+  OUTS_PER_BLOCK,
+  RANKS_PER_BLOCK,
+  ROW_HEADER_WORDS,
+  SCRATCH_RANKS,
+} from './kernel-layout.ts'
 
 export const LORA_DESCRIPTION: OpDescription = {
   name: 'LoraDelta',
@@ -23,8 +30,6 @@ export const LORA_DESCRIPTION: OpDescription = {
   outputs: ['float'],
 }
 
-/** Words before the adapters' addresses in the input `rows`. */
-export const ROW_HEADER_WORDS = 3
 /** Bytes of a weight, and of the floats beside them. */
 const WEIGHT_BYTES = { f32: 4, int8: 1 } as const
 const LANES = 8

@@ -11,6 +11,9 @@ import { RingletError } from '../../../shared/errors.ts'
 
 export type KernelWeights = 'f32' | 'int8'
 
+/** int64 words before the adapters' addresses in the input `rows`. */
+export const ROW_HEADER_WORDS = 3
+
 export const RANKS_PER_BLOCK = 16
 export const OUTS_PER_BLOCK = 64
 export const OUT_TAIL = 8

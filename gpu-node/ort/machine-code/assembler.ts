@@ -86,6 +86,11 @@ export class Assembler {
     this.int32(new Int32Array(Float32Array.of(value).buffer)[0]!)
   }
 
+  /** 32 bits of data. */
+  word(value: number): void {
+    this.int32(value | 0)
+  }
+
   /** Bytes that are filled in later. */
   space(bytes: number): void {
     this.emit(...new Uint8Array(bytes))
@@ -225,6 +230,12 @@ export class Assembler {
   storeQuarter(to: Memory, from: number): void {
     this.emit(0x66)
     this.#integer([0x89], from, to, false)
+  }
+
+  /** Asks for a cache line in the second level; never fails, whatever the address. */
+  prefetch(from: Memory): void {
+    this.emit(...(from.base > 7 ? [0x41] : []), 0x0f, 0x18)
+    this.operands(2, from)
   }
 
   call(pointer: Memory): void {

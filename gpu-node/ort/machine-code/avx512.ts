@@ -14,6 +14,7 @@ const EVEX = {
   store: { map: 1, prefix: 0, opcode: 0x11 },
   and: { map: 1, prefix: 0, opcode: 0x54 },
   multiply: { map: 1, prefix: 0, opcode: 0x59 },
+  squareRoot: { map: 1, prefix: 0, opcode: 0x51 },
   divide: { map: 1, prefix: 0, opcode: 0x5e },
   maximum: { map: 1, prefix: 0, opcode: 0x5f },
   add: { map: 1, prefix: 0, opcode: 0x58 },
@@ -79,6 +80,10 @@ export class Avx512Assembler extends Assembler {
 
   divideWide(to: number, a: number, b: Operand): void {
     this.#wide(EVEX.divide, to, a, b)
+  }
+
+  squareRootWide(to: number, from: Operand): void {
+    this.#wide(EVEX.squareRoot, to, 0, from)
   }
 
   addIntWide(to: number, a: number, b: Operand): void {

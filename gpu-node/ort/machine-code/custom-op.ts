@@ -18,6 +18,8 @@ export type OpType = keyof typeof OP_TYPES
 export interface OpDescription {
   name: string
   inputs: readonly OpType[]
+  /** So many of the last inputs may be left out. */
+  optionalInputs?: number
   outputs: readonly OpType[]
 }
 
@@ -32,10 +34,13 @@ const ENTRIES = [
   'getOutputCount',
   'compute',
   'destroyKernel',
-  // Of inputs and outputs: all are required.
-  'getCharacteristic',
-  'getCharacteristic',
+  'getInputCharacteristic',
+  'getOutputCharacteristic',
 ] as const
+
+/** OrtCustomOpInputOutputCharacteristic. */
+const REQUIRED = 0
+const OPTIONAL = 1
 
 /** Indices of functions in the `OrtApi` table, as in `functions.ts`. */
 const API = { createDomain: 26, addOp: 27, tensorData: 51, getInput: 90, getOutput: 91, parallelFor: 274 }
@@ -127,12 +132,28 @@ export interface TensorPlaces {
 
 /** Puts the data address of input `index` at [rsp + place]. */
 export function writeInputAddress(code: Assembler, places: TensorPlaces, index: number, place: number): void {
+  writeInput(code, places, index)
+  writeDataAddress(code, places, place)
+}
+
+/** The same of an input that may be left out: 0 then. */
+export function writeOptionalInputAddress(code: Assembler, places: TensorPlaces, index: number, place: number): void {
+  const { rax, rsp } = REG
+  writeInput(code, places, index)
+  code.load(rax, at(rsp, places.scratch))
+  code.store(at(rsp, place), rax)
+  code.testZero(rax)
+  code.jumpIfZero(`input ${index} end`)
+  writeDataAddress(code, places, place)
+  code.label(`input ${index} end`)
+}
+
+function writeInput(code: Assembler, places: TensorPlaces, index: number): void {
   const { rdi, rsi, rdx, rsp } = REG
   code.move(rdi, places.context)
   code.smallConstant(rsi, index)
   code.address(rdx, at(rsp, places.scratch))
   code.call(at(places.api, API.getInput * POINTER_BYTES))
-  writeDataAddress(code, places, place)
 }
 
 /** Makes output `index` of the shape at [rsp + shape], and puts its data address at [rsp + place]. */
@@ -172,7 +193,7 @@ function writeDataAddress(code: Assembler, places: TensorPlaces, place: number):
 }
 
 /** The functions with which ONNX Runtime asks what the operator is. */
-function writeDescription(code: Assembler, { name, inputs, outputs }: OpDescription): void {
+function writeDescription(code: Assembler, { name, inputs, optionalInputs = 0, outputs }: OpDescription): void {
   const answer = (entry: string, value: number): void => {
     code.align(16)
     code.label(entry)
@@ -185,11 +206,11 @@ function writeDescription(code: Assembler, { name, inputs, outputs }: OpDescript
     code.addressOfLabel(REG.rax, 'name')
     code.ret()
   }
-  const answerByIndex = (entry: string, types: readonly OpType[]): void => {
+  const answerByIndex = (entry: string, answers: readonly number[]): void => {
     code.align(16)
     code.label(entry)
-    for (const [index, type] of types.entries()) {
-      code.smallConstant(REG.rax, OP_TYPES[type])
+    for (const [index, value] of answers.entries()) {
+      code.smallConstant(REG.rax, value)
       code.compareConstant(REG.rsi, index + 1)
       code.jumpIfBelow(`${entry} end`)
     }
@@ -204,10 +225,15 @@ function writeDescription(code: Assembler, { name, inputs, outputs }: OpDescript
   answerName('getName')
   // Null: the CPU provider.
   answer('getProvider', 0)
-  answerByIndex('getInputType', inputs)
+  const typesOf = (list: readonly OpType[]) => list.map((type) => OP_TYPES[type])
+  answerByIndex('getInputType', typesOf(inputs))
   answer('getInputCount', inputs.length)
-  answerByIndex('getOutputType', outputs)
+  answerByIndex('getOutputType', typesOf(outputs))
   answer('getOutputCount', outputs.length)
   answer('destroyKernel', 0)
-  answer('getCharacteristic', 0)
+  answerByIndex(
+    'getInputCharacteristic',
+    inputs.map((_, index) => (index < inputs.length - optionalInputs ? REQUIRED : OPTIONAL)),
+  )
+  answer('getOutputCharacteristic', REQUIRED)
 }

@@ -4,8 +4,21 @@ import { GraphWriter } from '../../../gpu-node/model/graph/graph-writer.ts'
 import { allocateQuantised, dequantise, quantiseRows } from '../../../gpu-node/model/quantise.ts'
 import { OrtBinding } from '../../../gpu-node/ort/binding.ts'
 import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
-import { fitsLinearKernel, tiledBytes, tileMatrix } from '../../../gpu-node/ort/linear-kernel/linear-layout.ts'
+import {
+  fitsLinearKernel,
+  linearShapeWords,
+  tiledBytes,
+  tileMatrix,
+} from '../../../gpu-node/ort/linear-kernel/linear-layout.ts'
 import { canRunLinearKernel, installLinearOp, linearOpType } from '../../../gpu-node/ort/linear-kernel/linear-op.ts'
+import type { KernelSegment } from '../../../gpu-node/ort/lora-kernel/kernel-layout.ts'
+import { addressOf } from '../../../gpu-node/ort/lora-kernel/lora-op.ts'
+import {
+  packTiled,
+  RECORD_WORDS,
+  tiledObjection,
+  writeTiledRecord,
+} from '../../../gpu-node/ort/lora-kernel/tiled-layout.ts'
 import { createOpDomain, OP_DOMAIN } from '../../../gpu-node/ort/machine-code/custom-op.ts'
 import { OrtSession } from '../../../gpu-node/ort/session.ts'
 import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
@@ -40,35 +53,140 @@ function quantised(inputs: number, outs: number, values: Float32Array) {
   return { tiled: tileMatrix(inputs, outs, matrix.weight, matrix.scales), weight: dequantise(matrix) }
 }
 
+/** The same in float64, with what surrounds it. */
+function slowAround(inputs: number, outs: number, weight: Float32Array, given: Float32Array, around: Around): number[] {
+  const { norm, bias, addTo, base, gated, parts = [outs], adapters } = around
+  const tokens = given.length / inputs
+  const x = Float32Array.from(given)
+  for (let t = 0; t < tokens && norm !== undefined; t++) {
+    const row = x.subarray(t * inputs, (t + 1) * inputs)
+    const factor = 1 / Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / inputs + EPSILON)
+    row.forEach((value, k) => {
+      row[k] = value * factor * norm[k]!
+    })
+  }
+  const y = base === undefined ? slowProduct(x, weight, inputs, outs) : Float64Array.from(base)
+  return Array.from({ length: tokens }, (_, t) => {
+    const row = [...y.subarray(t * outs, (t + 1) * outs)].map(
+      (value, o) => value + (base === undefined ? (bias?.[o] ?? 0) : 0),
+    )
+    for (const { part, rank, loraA, loraB, scaling } of adapters?.[t] ?? []) {
+      const first = parts.slice(0, part).reduce((sum, n) => sum + n, 0)
+      for (let r = 0; r < rank; r++) {
+        const projected = loraA
+          .subarray(r * inputs, (r + 1) * inputs)
+          .reduce((sum, value, k) => sum + value * x[t * inputs + k]!, 0)
+        for (let o = 0; o < parts[part]!; o++) {
+          row[first + o]! += projected * scaling * loraB[o * rank + r]!
+        }
+      }
+    }
+    const gates = row.splice(0, gated ? outs / 2 : 0)
+    const sum = (i: number): number => addTo?.[t * row.length + i] ?? 0
+    return row.map((value, i) => (gated ? (gates[i]! / (1 + Math.exp(-gates[i]!))) * value : value) + sum(i))
+  }).flat()
+}
+
 const domains = new Map<number, bigint>()
 
-function runKernel(inputs: number, outs: number, tiled: Uint8Array, x: Float32Array): Float32Array {
+/** What the kernel does beside the product. */
+interface Around {
+  norm?: Float32Array
+  bias?: Float32Array
+  addTo?: Float32Array
+  base?: Float32Array
+  gated?: boolean
+  /** Outputs of each part. */
+  parts?: number[]
+  /** A token's adapter: of some parts. */
+  adapters?: (Adapter | undefined)[]
+}
+
+type Adapter = (Omit<KernelSegment, 'outOffset'> & { part: number })[]
+
+const EPSILON = 1e-5
+
+/** `tiled`: undefined where there is a base. */
+function runKernel(
+  inputs: number,
+  outs: number,
+  tiled: Uint8Array | undefined,
+  x: Float32Array,
+  around: Around = {},
+): Float32Array {
   const domain =
     domains.get(inputs) ?? createOpDomain(environment.library, [installLinearOp(environment.library, inputs)!])
   domains.set(inputs, domain)
   const tokens = x.length / inputs
+  const { norm, bias, addTo, base, gated = false, parts, adapters } = around
+  const shape = linearShapeWords({
+    outputs: outs,
+    epsilon: EPSILON,
+    activation: gated ? 'silu' : 'none',
+    ...(parts === undefined ? {} : { parts }),
+    adapterOffset: 16,
+  })
   const graph = new GraphWriter()
+  const given: [string, OrtTensor][] = []
+  const optional = (name: string, data: Float32Array | Uint8Array | BigInt64Array | undefined): string => {
+    if (data === undefined) {
+      return ''
+    }
+    const type = data instanceof Float32Array ? 'float32' : data instanceof Uint8Array ? 'uint8' : 'int64'
+    given.push([name, new OrtTensor(environment, type, [data.length], data)])
+    return graph.input(name, type, [data.length])
+  }
+  const sizes = BigInt64Array.from([tokens, tokens, 1], BigInt)
+  const { rows, kept } = adapterRows(inputs, adapters)
   const names = [
-    graph.input('x', 'float32', ['tokens', inputs]),
-    graph.input('w', 'uint8', [tiled.length]),
-    graph.input('shape', 'int64', [2]),
-    graph.input('sizes', 'int64', [3]),
+    optional('x', x),
+    graph.int64(shape),
+    optional('sizes', sizes),
+    optional('w', tiled),
+    optional('norm', norm),
+    optional('bias', bias),
+    optional('addTo', addTo),
+    optional('rows', rows),
+    optional('base', base),
   ]
   const [y] = graph.nodes(linearOpType(inputs), names, { domain: OP_DOMAIN, outputs: 2 })
-  graph.output('y', y!, 'float32', ['tokens', 1, outs])
+  const width = gated ? outs / 2 : outs
+  graph.output('y', y!, 'float32', ['tokens', 1, width])
   const session = new OrtSession(environment, { model: graph.toModel(), customOps: [domain] })
   const binding = new OrtBinding(environment, session)
-  const out = new Float32Array(tokens * outs)
-  const int64 = (...values: number[]) => BigInt64Array.from(values, BigInt)
-  binding.input('x', new OrtTensor(environment, 'float32', [tokens, inputs], x))
-  binding.input('w', new OrtTensor(environment, 'uint8', [tiled.length], tiled))
-  binding.input('shape', new OrtTensor(environment, 'int64', [2], int64(inputs, outs)))
-  binding.input('sizes', new OrtTensor(environment, 'int64', [3], int64(tokens, tokens, 1)))
-  binding.output('y', new OrtTensor(environment, 'float32', [tokens, 1, outs], out))
+  const out = new Float32Array(tokens * width)
+  for (const [name, tensor] of given) {
+    binding.input(name, tensor)
+  }
+  binding.output('y', new OrtTensor(environment, 'float32', [tokens, 1, width], out))
   binding.run()
   binding.dispose()
   session.dispose()
+  expect(kept).toBeDefined()
   return out
+}
+
+/** The input `rows`, and what its addresses point to. */
+function adapterRows(inputs: number, adapters: (Adapter | undefined)[] | undefined) {
+  if (adapters === undefined) {
+    return { rows: undefined, kept: [] }
+  }
+  const kept: unknown[] = []
+  const addresses = adapters.map((adapter) => {
+    if (adapter === undefined || adapter.length === 0) {
+      return 0n
+    }
+    const group = packTiled(
+      inputs,
+      adapter.map((segment) => ({ ...segment, outOffset: 0 })),
+    )
+    // Two words before the record: the offset in the shape must be honoured.
+    const table = new BigInt64Array(2 + RECORD_WORDS)
+    writeTiledRecord(table, 2, group)
+    kept.push(group, table)
+    return addressOf(table)
+  })
+  return { rows: BigInt64Array.of(0n, 0n, 0n, ...addresses), kept }
 }
 
 function floats(length: number, seed: number): Float32Array {
@@ -103,6 +221,74 @@ describe.runIf(canRunLinearKernel())('the int8 product', () => {
     )
   })
 
+  test('norms, biases, gates, sums and adapters are those of plain loops, for any of them together', () => {
+    const cases = fc.record({
+      inputs: fc.constantFrom(32, 96, 160),
+      parts: fc.array(
+        fc.integer({ min: 1, max: 3 }).map((n) => 16 * n),
+        { minLength: 1, maxLength: 3 },
+      ),
+      ranks: fc.array(fc.array(fc.constantFrom(0, 1, 4, 7, 16, 40), { minLength: 3, maxLength: 3 }), {
+        minLength: 1,
+        maxLength: 19,
+      }),
+      norm: fc.boolean(),
+      bias: fc.boolean(),
+      addTo: fc.boolean(),
+      gated: fc.boolean(),
+      based: fc.boolean(),
+      adapted: fc.boolean(),
+      seed: fc.nat(),
+    })
+    fc.assert(
+      fc.property(cases, ({ inputs, ranks, norm, bias, addTo, gated, based, adapted, seed, ...it }) => {
+        const parts = gated ? [it.parts[0]!, it.parts[0]!] : it.parts
+        const outs = parts.reduce((sum, n) => sum + n, 0)
+        const tokens = ranks.length
+        const width = gated ? outs / 2 : outs
+        const { tiled, weight } = quantised(inputs, outs, floats(inputs * outs, seed))
+        const x = floats(tokens * inputs, seed + 1)
+        const adapters = ranks.map((row, token): Adapter | undefined =>
+          token % 3 === 2
+            ? undefined
+            : parts.flatMap((n, part) => {
+                const rank = row[part]!
+                const loraA = floats(rank * inputs, seed + 10 * token + part)
+                const loraB = floats(rank * n, seed + 10 * token + part + 5)
+                return rank === 0 ? [] : [{ part, rank, outs: n, scaling: 0.5, loraA, loraB }]
+              }),
+        )
+        const around: Around = {
+          ...(norm ? { norm: floats(inputs, seed + 2) } : {}),
+          ...(bias ? { bias: floats(outs, seed + 3) } : {}),
+          ...(addTo ? { addTo: floats(tokens * width, seed + 4) } : {}),
+          ...(based ? { base: floats(tokens * outs, seed + 6) } : {}),
+          ...(adapted ? { adapters } : {}),
+          gated,
+          parts,
+        }
+        const mine = runKernel(inputs, outs, based ? undefined : tiled, x, around)
+        const right = slowAround(inputs, outs, weight, x, around)
+        const largest = right.reduce((most, value) => Math.max(most, Math.abs(value)), 1)
+        for (const [i, value] of right.entries()) {
+          expect(Math.abs(mine[i]! - value)).toBeLessThan(0.03 * largest)
+        }
+        const token = tokens - 1
+        const one = (array: Float32Array | undefined) => array?.slice((token * array.length) / tokens)
+        const base = one(around.base)
+        const sum = one(around.addTo)
+        const alone = runKernel(inputs, outs, based ? undefined : tiled, one(x)!, {
+          ...around,
+          ...(base === undefined ? {} : { base }),
+          ...(sum === undefined ? {} : { addTo: sum }),
+          ...(adapted ? { adapters: adapters.slice(token) } : {}),
+        })
+        expect(alone).toEqual(mine.slice(token * width))
+      }),
+      { numRuns: 60 },
+    )
+  })
+
   test('a block of zeros, and a token of zeros, give zeros', () => {
     const { tiled, weight } = quantised(64, 32, floats(64 * 32, 3))
     const x = floats(3 * 64, 4)
@@ -131,4 +317,16 @@ test('shapes are whole blocks and tiles', () => {
   expect(fitsLinearKernel(48, 48)).toBe(false)
   expect(fitsLinearKernel(64, 40)).toBe(false)
   expect(tiledBytes(64, 48)).toBe(3 * 2 * (512 + 64))
+})
+
+test('groups that the product cannot take are named', () => {
+  expect(tiledObjection(48, [{ rank: 4, outs: 16 }])).toContain('48 inputs')
+  expect(tiledObjection(64, [{ rank: 4, outs: 24 }])).toContain('tiles of 16')
+  expect(
+    tiledObjection(64, [
+      { rank: 1022, outs: 16 },
+      { rank: 1, outs: 16 },
+    ]),
+  ).toContain('1028 stacked ranks')
+  expect(tiledObjection(64, [{ rank: 1024, outs: 16 }])).toBeUndefined()
 })

@@ -49,7 +49,9 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
   const exact = { kind: 'single', ref } as const
   const [held] = await residentDigests(c.env.registry, [formatAdapterRef(ref)])
   const digest = held ?? (await digestOf(c, { selection: exact, placementKey: resolved.placementKey }, snapshot))
-  return { ...adapterCard(model, ref, snapshot.takenAt, snapshot), digest: digest ?? null }
+  const alias = (await c.env.aliases.listRecent()).find((one) => one.alias === model)
+  const changedAt = alias === undefined ? snapshot.takenAt : Date.parse(alias.updatedAt)
+  return { ...adapterCard(model, ref, changedAt, snapshot), digest: digest ?? null }
 }
 
 const LIST_TIMEOUT_MS = 2_000

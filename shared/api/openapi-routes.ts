@@ -79,7 +79,7 @@ export const DOCUMENTED_ROUTES: readonly DocumentedRoute[] = [
     summary: 'Generate (LoRAX)',
     request: 'LoraxGenerateRequest',
     reply: 'LoraxReply',
-    example: { inputs, parameters: { adapter_id: 'orders-json', max_new_tokens: 64, details: false } },
+    example: { inputs, parameters: { adapter_id: 'orders-json', apply_chat_template: true, max_new_tokens: 64 } },
   },
   {
     path: '/generate_stream',
@@ -87,7 +87,7 @@ export const DOCUMENTED_ROUTES: readonly DocumentedRoute[] = [
     summary: 'Generate, one event a token (LoRAX)',
     request: 'LoraxGenerateRequest',
     event: 'LoraxEvent',
-    example: { inputs, parameters: { adapter_id: 'orders-json', max_new_tokens: 64 } },
+    example: { inputs, parameters: { adapter_id: 'orders-json', apply_chat_template: true, max_new_tokens: 64 } },
   },
   {
     path: '/',
@@ -96,7 +96,7 @@ export const DOCUMENTED_ROUTES: readonly DocumentedRoute[] = [
     request: 'LoraxGenerateRequest',
     reply: 'LoraxReplies',
     event: 'LoraxEvent',
-    example: { inputs, stream: false, parameters: { max_new_tokens: 64 } },
+    example: { inputs, stream: false, parameters: { apply_chat_template: true, max_new_tokens: 64 } },
   },
   {
     path: '/invocations',
@@ -105,7 +105,7 @@ export const DOCUMENTED_ROUTES: readonly DocumentedRoute[] = [
     request: 'LoraxGenerateRequest',
     reply: 'LoraxReplies',
     event: 'LoraxEvent',
-    example: { inputs, parameters: { max_new_tokens: 64 } },
+    example: { inputs, parameters: { apply_chat_template: true, max_new_tokens: 64 } },
   },
   {
     path: '/v1/chat/completions',
@@ -123,7 +123,7 @@ export const DOCUMENTED_ROUTES: readonly DocumentedRoute[] = [
     request: 'CompletionRequest',
     reply: 'Completion',
     event: 'CompletionChunk',
-    example: { model: 'orders-json', prompt: inputs, max_tokens: 32, temperature: 0 },
+    example: { model: 'pirate', prompt: 'Dear Anna, thank you for', max_tokens: 32, temperature: 0 },
   },
   {
     path: '/v1/embeddings',

@@ -17,6 +17,7 @@ import { planWeights } from './model/graph/weight-plan.ts'
 import { adapterLayout } from './model/pack-adapter.ts'
 import type { AdapterLayout } from './model/packed-adapter.ts'
 import { describeNeeds, planMemory, ramNeeds } from './model/runner/memory-plan.ts'
+import { threadModule } from './worker-thread.ts'
 
 /** Prompt tokens of one run on a GPU, and tokens of one whose logits are all wanted: what its workspace is planned for. */
 const MAX_CHUNK = 512
@@ -78,7 +79,7 @@ async function openOnProcessor(
   const engine = await startEngine(
     {
       runner: {
-        module: new URL('./model/runner/runner-part.ts', import.meta.url).href,
+        module: threadModule(new URL('./model/runner/runner-part.ts', import.meta.url)),
         options: {
           directory,
           dtype,
@@ -130,8 +131,9 @@ async function openOnGpus(
     sizes,
     banks,
     graphs: config.cudaGraphs,
+    cacheFolder: join(config.stateDir, 'weights'),
   })
-  const module = new URL('./model/device/device-part.ts', import.meta.url).href
+  const module = threadModule(new URL('./model/device/device-part.ts', import.meta.url))
   const engines = await startAll(
     deviceIds.map(
       (deviceId) => () =>

@@ -24,6 +24,8 @@ export interface DevicePartOptions {
   sizes: DeviceSizes
   banks: BankSizes
   graphs: boolean
+  /** Where quantised weights are kept for the next start. */
+  cacheFolder: string
 }
 
 export async function createRunner(
@@ -31,11 +33,13 @@ export async function createRunner(
   onProgress: (progress: LoadProgress) => void,
 ): Promise<ModelRunner> {
   const { directory, format, deviceId, cuda, libraryFile, sizes, banks, graphs } = options
-  const { residentLimit, workspaceLimit } = options
+  const { residentLimit, workspaceLimit, cacheFolder } = options
   const checkpoint = await openCheckpoint(directory, { maxPositions: sizes.maxPositions })
   try {
+    const { spec, stamp } = checkpoint
     const runner = await openDeviceRunner({
       checkpoint,
+      weightCache: { folder: cacheFolder, baseDigest: spec.baseDigest, stamp },
       format,
       target: { kind: 'cuda', deviceId, cuda, residentLimit, workspaceLimit },
       libraryFile,

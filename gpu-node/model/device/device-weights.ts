@@ -1,10 +1,11 @@
 /** A base model's weights on a device: one copy for all its sessions, brought there tensor by tensor. */
 
+import { RingletError } from '../../../shared/errors.ts'
 import { narrowToHalves } from '../../formats/to-float16.ts'
 import type { ElementType, OrtTensor, TensorArray } from '../../ort/tensor.ts'
 import { planMatrices, planNorms } from '../graph/weight-plan.ts'
 import { makeMatrix, makeNorm, type Progress, ropeWeights, type WeightSource } from '../runner/weight-store.ts'
-import type { GraphWeight } from '../weight-cache.ts'
+import type { GraphWeight, KeptWeights, WeightCache } from '../weight-cache.ts'
 import type { DeviceContext } from './device-context.ts'
 import type { DeviceFloats } from './device-form.ts'
 import { type DeviceModel, sharesHead } from './device-graph.ts'
@@ -20,12 +21,12 @@ export async function loadDeviceWeights(
   device: DeviceContext,
   source: WeightSource,
   model: DeviceModel,
-  onProgress: Progress = () => {},
+  { cache, onProgress = () => {} }: { cache?: WeightCache | undefined; onProgress?: Progress | undefined } = {},
 ): Promise<DeviceWeights> {
   const initializers = new Map<string, OrtTensor>()
   let bytes = 0
   const total = planMatrices(model.plan).length
-  for await (const { weight, done } of makeWeights(source, model)) {
+  for await (const { weight, done } of makeWeights(source, model, cache)) {
     const { type, data } = inFloats(weight, model.floats)
     const address = device.allocate(data.byteLength)
     device.upload(data, address)
@@ -49,20 +50,14 @@ export async function loadDeviceWeights(
 async function* makeWeights(
   source: WeightSource,
   model: DeviceModel,
+  cache: WeightCache | undefined,
 ): AsyncGenerator<{ weight: GraphWeight; done: number }> {
   const { decoder, plan, format } = model
-  let done = 0
-  for (const matrix of planMatrices(plan)) {
-    done++
-    const weights = await makeMatrix(source, matrix, format === 'f16' ? 'f32' : format, false)
-    for (const weight of weights) {
-      yield { weight, done }
-    }
-  }
-  for (const norm of planNorms(plan)) {
-    for (const weight of await makeNorm(source, norm)) {
-      yield { weight, done }
-    }
+  const done = planMatrices(plan).length
+  if (cache !== undefined && (format === 'int8' || format === 'int4')) {
+    yield* keptWeights(source, model, cache)
+  } else {
+    yield* layerWeights(source, model)
   }
   for (const weight of ropeWeights(decoder)) {
     yield { weight, done }
@@ -74,6 +69,71 @@ async function* makeWeights(
   if (embedding.positionWeight !== undefined) {
     const shape = [embedding.positionRows!, hiddenSize]
     yield { weight: await readTable(source, POSITION_TABLE, embedding.positionWeight, shape), done }
+  }
+}
+
+/** Matrices and norms. */
+async function* layerWeights(
+  source: WeightSource,
+  { plan, format }: DeviceModel,
+): AsyncGenerator<{ weight: GraphWeight; done: number }> {
+  let done = 0
+  for (const matrix of planMatrices(plan)) {
+    done++
+    for (const weight of await makeMatrix(source, matrix, format === 'f16' ? 'f32' : format, false)) {
+      yield { weight, done }
+    }
+  }
+  for (const norm of planNorms(plan)) {
+    for (const weight of await makeNorm(source, norm)) {
+      yield { weight, done }
+    }
+  }
+}
+
+/** The same, as quantised at an earlier start; where there was none, quantised now and kept. */
+async function* keptWeights(
+  source: WeightSource,
+  model: DeviceModel,
+  cache: WeightCache,
+): AsyncGenerator<{ weight: GraphWeight; done: number }> {
+  const { plan } = model
+  const count = 4 * planMatrices(plan).length + 2 * planNorms(plan).length
+  const make = async (keep: (weight: GraphWeight) => Promise<void>): Promise<void> => {
+    for await (const { weight } of layerWeights(source, model)) {
+      await keep(weight)
+    }
+  }
+  const kept = (await readChecked(cache)) ?? (await cache.write({ count, make }))
+  if (kept === undefined) {
+    yield* layerWeights(source, model)
+    return
+  }
+  try {
+    for (const [i, weight] of kept.weights.entries()) {
+      if (weight.type !== 'bfloat16') {
+        yield { weight, done: Math.ceil(((i + 1) * planMatrices(plan).length) / kept.weights.length) }
+      }
+    }
+  } finally {
+    kept.dispose()
+  }
+}
+
+/** A damaged file is no longer there afterwards. */
+async function readChecked(cache: WeightCache): Promise<KeptWeights | undefined> {
+  const kept = await cache.read()
+  try {
+    while (kept?.settle()) {
+      // Piece by piece.
+    }
+    return kept
+  } catch (error) {
+    kept?.dispose()
+    if (error instanceof RingletError) {
+      return undefined
+    }
+    throw error
   }
 }
 

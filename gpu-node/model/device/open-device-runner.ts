@@ -1,9 +1,11 @@
 /** From a checkpoint to a runner on a device: plans its memory, refuses what does not fit, loads the weights. */
 
+import { createHash } from 'node:crypto'
 import { RingletError } from '../../../shared/errors.ts'
 import { OrtEnvironment } from '../../ort/environment.ts'
 import { planWeights } from '../graph/weight-plan.ts'
 import type { Progress, WeightSource } from '../runner/weight-store.ts'
+import { type WeightCache, weightCache } from '../weight-cache.ts'
 import type { BankSizes } from './bank-layout.ts'
 import { DeviceContext, type DeviceTarget } from './device-context.ts'
 import type { DeviceFloats, DeviceFormat } from './device-form.ts'
@@ -23,6 +25,8 @@ export interface OpenDeviceOptions {
   sizes: DeviceSizes
   banks: BankSizes
   graphs: boolean
+  /** Where int8 and int4 weights are kept for the next start, and what tells this base from others. */
+  weightCache?: { folder: string; baseDigest: string; stamp: string; onMiss?: (why: string) => void }
   onProgress?: Progress
   onNotice?: (text: string) => void
 }
@@ -46,7 +50,19 @@ export async function openDeviceRunner(options: OpenDeviceOptions): Promise<Devi
   const environment = new OrtEnvironment(options.threads, options.libraryFile)
   const model = deviceModel(decoder, format, banks, options.floats)
   const device = new DeviceContext(environment, target)
-  const weights = await loadDeviceWeights(device, checkpoint, model, options.onProgress)
+  const weights = await loadDeviceWeights(device, checkpoint, model, {
+    cache: openCache(options, model),
+    onProgress: options.onProgress,
+  })
   const { graphs, onNotice } = options
   return new DeviceRunner({ device, model, weights, sizes, graphs, ...(onNotice === undefined ? {} : { onNotice }) })
+}
+
+function openCache({ weightCache: place }: OpenDeviceOptions, { plan, format }: DeviceModel): WeightCache | undefined {
+  if (place === undefined) {
+    return undefined
+  }
+  const { folder, baseDigest, stamp, onMiss } = place
+  const layout = createHash('sha256').update(JSON.stringify(plan)).digest('hex')
+  return weightCache(folder, { baseDigest, stamp, format: `device-${format}`, layout }, onMiss)
 }

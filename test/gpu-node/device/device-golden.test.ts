@@ -1,6 +1,9 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { type GoldenOptions, runGoldenCase } from '../../../gpu-node/cli/golden-case.ts'
+import { openCheckpoint } from '../../../gpu-node/model/checkpoint.ts'
 import type { DeviceFloats, DeviceFormat } from '../../../gpu-node/model/device/device-form.ts'
 import { openDeviceRunner } from '../../../gpu-node/model/device/open-device-runner.ts'
 
@@ -51,5 +54,53 @@ describe("the device runner gives the reference's logits and greedy tokens, alon
     const base = rows.filter((row) => row.run.startsWith('base/') && row.mode === 'alone')
     expect(base.length).toBe(3)
     expect(Math.max(...base.map((row) => row.relative))).toBeLessThan(0.25)
+  })
+})
+
+describe('quantised weights are kept for the next start', () => {
+  const directory = join(folder, 'llama', 'base')
+  /** Opens, and says whether matrices were read from the checkpoint. */
+  async function open(cache: string, format: DeviceFormat): Promise<{ logits: Float32Array; fromCheckpoint: boolean }> {
+    const checkpoint = await openCheckpoint(directory)
+    let fromCheckpoint = false
+    const watched = {
+      decoder: checkpoint.decoder,
+      readTensor: (name: string) => {
+        fromCheckpoint ||= name.includes('mlp')
+        return checkpoint.readTensor(name)
+      },
+    }
+    const { spec, stamp } = checkpoint
+    const runner = await openDeviceRunner({
+      checkpoint: watched,
+      format,
+      floats: 'float32',
+      target: { kind: 'cpu' },
+      threads: 2,
+      graphs: false,
+      sizes: { maxRows: 1, maxPositions: 32, maxChunk: 7, maxLogits: 5 },
+      banks: { slots: 1, maxRank: 4 },
+      weightCache: { folder: cache, baseDigest: spec.baseDigest, stamp },
+    })
+    const tokens = Int32Array.of(5, 6, 7)
+    const chunk = { kvRow: 0, tokens, startPosition: 0, adapterSlot: undefined, logits: 'last' as const }
+    const logits = runner.prefill(chunk).slice()
+    runner.dispose()
+    await checkpoint.close()
+    return { logits, fromCheckpoint }
+  }
+
+  test.each(['int8', 'int4'] as const)('%s: read back, and made anew where the file is damaged', async (format) => {
+    const cache = await mkdtemp(join(tmpdir(), 'ringlet-device-weights-'))
+    const first = await open(cache, format)
+    expect(first.fromCheckpoint).toBe(true)
+    const second = await open(cache, format)
+    expect(second).toEqual({ logits: first.logits, fromCheckpoint: false })
+    const [file] = (await readdir(cache)).filter((name) => name.endsWith('.safetensors'))
+    const bytes = await readFile(join(cache, file!))
+    bytes[bytes.length >> 1]! ^= 1
+    await writeFile(join(cache, file!), bytes)
+    expect(await open(cache, format)).toEqual(first)
+    await rm(cache, { recursive: true })
   })
 })

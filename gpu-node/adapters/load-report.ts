@@ -56,6 +56,7 @@ export function emptyReport(): LoadReport {
 
 /** Names after the first few tell nothing new. */
 const SHOWN = 5
+const SHOWN_IN_REPORT = 12
 
 export function listNames(names: readonly string[]): string {
   const shown = names.slice(0, SHOWN).map((name) => name.slice(0, 200).replace(/[^\x20-\x7e]/g, '?'))
@@ -99,11 +100,12 @@ export function printReport(report: LoadReport): string {
   add('unmatched', listNames(report.unmatchedTensors))
   add('missing', listNames(report.missingModules))
   add('zero', listNames(report.modules.filter((module) => module.zero).map((module) => module.name)))
-  for (const problem of report.problems) {
-    add('problem', problem)
-  }
-  for (const warning of report.warnings) {
-    add('warning', warning)
+  for (const label of ['problem', 'warning'] as const) {
+    const all = report[`${label}s`]
+    for (const one of all.slice(0, SHOWN_IN_REPORT)) {
+      add(label, one)
+    }
+    add('', all.length > SHOWN_IN_REPORT ? `and ${all.length - SHOWN_IN_REPORT} more ${label}s; --json lists all` : '')
   }
   return `${lines.join('\n')}\n`
 }

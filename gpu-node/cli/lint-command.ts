@@ -1,5 +1,6 @@
 /** `ringlet lint DIR`: would a node serve this adapter, and what did it find? Exit code 1 when it would not. */
 
+import { statSync } from 'node:fs'
 import { defineCommand } from 'citty'
 import { RingletError } from '../../shared/errors.ts'
 import { baseWeightsOf } from '../adapters/base-weights.ts'
@@ -34,6 +35,9 @@ export const lintCommand = defineCommand({
 
 /** As a node reads it, packing included: some adapters are well formed and still can't be applied exactly. */
 export async function lintAdapter(directory: string, baseDirectory: string): Promise<LoadReport> {
+  if (statSync(directory, { throwIfNoEntry: false })?.isDirectory() !== true) {
+    throw new Error(`${directory} is no directory`)
+  }
   const base = await openCheckpoint(baseDirectory)
   try {
     const { adapter, report } = await inspectPeftAdapter(directory, base.spec, { baseWeights: baseWeightsOf(base) })

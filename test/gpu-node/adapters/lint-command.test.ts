@@ -6,10 +6,13 @@ import { LLAMA_ADAPTERS, LLAMA_BASE } from '../../support/golden-fixtures.ts'
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
 
-function lint(...args: string[]): Promise<{ code: number; out: string }> {
+function lint(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   return new Promise((resolve) => {
-    execFile('node', ['--import', 'tsx', 'gpu-node/cli/ringlet.ts', 'lint', ...args], { cwd: ROOT }, (error, out) =>
-      resolve({ code: error === null ? 0 : Number(error.code), out }),
+    execFile(
+      'node',
+      ['--import', 'tsx', 'gpu-node/cli/ringlet.ts', 'lint', ...args],
+      { cwd: ROOT },
+      (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code), out, err }),
     )
   })
 }
@@ -27,4 +30,17 @@ it('prints the reasons of a refusal as JSON and exits 1', async () => {
     problems: expect.arrayContaining([expect.stringContaining('[8,64]; the base and the config need [8,192]')]),
   })
   expect(code).toBe(1)
+})
+
+it('for people it prints the first reasons and how many more there are; a path that is no directory is said at once', async () => {
+  const { code, out } = await lint(join(LLAMA_ADAPTERS, 'merge-a'), '--base', 'models/demo/base')
+  expect(out).toMatch(/^REFUSED\n/)
+  const problems = out.match(/^ {2}problem {4}/gm) ?? []
+  expect(problems.length).toBeGreaterThan(0)
+  expect(problems.length).toBeLessThanOrEqual(12)
+  expect(code).toBe(1)
+  expect(await lint('/nonexistent')).toMatchObject({
+    code: 1,
+    err: expect.stringContaining('ringlet: /nonexistent is no directory'),
+  })
 })

@@ -10,10 +10,11 @@ FROM debian:bookworm-slim AS base-cpu
 FROM ${NODE} AS node
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# tsx, which runs the TypeScript, is a dependency of the node itself.
+# tsx and esbuild, which make JavaScript of the TypeScript, are dependencies of the node itself.
 RUN npm ci --omit=dev
 COPY gpu-node gpu-node
 COPY shared shared
+RUN npm run build:node
 
 FROM node AS provider-cuda
 # Exit status 3 says that this machine lacks driver and libraries, as a builder does.
@@ -35,4 +36,4 @@ EXPOSE 8081
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10m \
   CMD ["node", "-e", "fetch('http://127.0.0.1:8081/health').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 # `auto`: CUDA where it works. The state directory holds caches; keys come from the environment.
-ENTRYPOINT ["node", "--import", "tsx", "gpu-node/main.ts", "--host", "0.0.0.0", "--port", "8081", "--state", "/data", "--device", "auto"]
+ENTRYPOINT ["node", "--max-semi-space-size=2", "dist/node/main.js", "--host", "0.0.0.0", "--port", "8081", "--state", "/data", "--device", "auto"]

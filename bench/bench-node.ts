@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, writeFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { bundleNode, NODE_FLAGS } from '../gpu-node/cli/bundle-node.ts'
 import type { AdapterSelection } from '../shared/adapter-ref.ts'
 import type { Ticket } from '../shared/ticket.ts'
 import { TEST_KEYS, TEST_NODE, ticketHeaders } from '../test/support/mint-ticket.ts'
@@ -41,7 +42,7 @@ export async function startBenchNode(flags: readonly string[]): Promise<BenchNod
   const keys = ['--ticket-keys', `${key.id}:${key.secret}`, '--join-secret', key.secret, '--node-id', TEST_NODE]
   const child = spawn(
     process.execPath,
-    ['--import', 'tsx', 'gpu-node/main.ts', '--port', '0', '--log-level', 'error', ...keys, ...flags],
+    [...NODE_FLAGS, await bundleNode(), '--port', '0', '--log-level', 'error', ...keys, ...flags],
     { cwd: resolve(import.meta.dirname, '..'), stdio: ['ignore', 'pipe', 'pipe'] },
   )
   const url = await readyUrl(child)

@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util'
 import { z } from 'zod'
 import type { SigningKeys } from '../shared/hmac.ts'
 import { type DeviceChoice, type Dtype, parseDevice } from './device-choice.ts'
+import { PACKAGE_ROOT } from './package-root.ts'
 
 const options = {
   model: { type: 'string' },
@@ -127,10 +128,7 @@ const flagsSchema = z.object({
     .transform(Number)
     .refine((fraction) => fraction > 0, 'expected a number above 0, at most 1'),
   'max-adapter-rank': whole(1, 1024).default(64),
-  'cuda-dir': z
-    .string()
-    .min(1)
-    .default(join(import.meta.dirname, '../.ort')),
+  'cuda-dir': z.string().min(1).default(join(PACKAGE_ROOT, '.ort')),
   'no-cuda-graphs': z.boolean().default(false),
   threads: whole(1, 1024).optional(),
   'max-sequences': whole(1, 1024).default(16),

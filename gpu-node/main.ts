@@ -12,6 +12,8 @@ import { createApp } from './http/app.ts'
 import { listen } from './http/listen.ts'
 import { createLoadDisplay } from './load-progress.ts'
 import { type LocalKeys, readLocalKeys } from './local-keys.ts'
+import { keepAllocatorSmall } from './ort/system-memory.ts'
+import { PACKAGE_FILE } from './package-root.ts'
 
 /** Replies that are complete may still be on their way to slow readers. */
 const LAST_WORDS_MS = 5_000
@@ -29,6 +31,7 @@ async function main(): Promise<void> {
 }
 
 async function run(config: NodeConfig): Promise<void> {
+  keepAllocatorSmall()
   // The SDK's version is fixed here; which Node later versions of it will want is nothing an operator can act on.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
   const log = createLog(config)
@@ -123,7 +126,7 @@ function aborted(signal: AbortSignal): Promise<void> {
 }
 
 function packageVersion(): string {
-  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8')
+  const text = readFileSync(PACKAGE_FILE, 'utf8')
   return (JSON.parse(text) as { version: string }).version
 }
 

@@ -1,13 +1,25 @@
-/** Starts a worker thread from a TypeScript file (through tsx) or a built JavaScript file, the same on every supported Node. */
+/** Starts worker threads, from the sources through tsx or from the bundle (cli/bundle-node.ts), the same on every supported Node. */
 
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { Worker, type WorkerOptions } from 'node:worker_threads'
 
+/** In the bundle every module lies in one folder. */
+const BUNDLED = import.meta.url.endsWith('.js')
+
 /** `file`: `new URL('./x.ts', import.meta.url)`. */
 export function startWorkerThread(file: URL, options: WorkerOptions = {}): Worker {
-  return new Worker(file.pathname.endsWith('.ts') ? withTypeScript(file) : file, options)
+  return new Worker(BUNDLED ? bundled(file) : withTypeScript(file), options)
+}
+
+/** A module for a thread to import by its address. */
+export function threadModule(file: URL): string {
+  return (BUNDLED ? bundled(file) : file).href
+}
+
+function bundled(file: URL): URL {
+  return new URL(`./${basename(file.pathname, '.ts')}.js`, import.meta.url)
 }
 
 /**

@@ -9,6 +9,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AdminClient, createAdminClient } from './admin-client.ts'
+import { bundleNode, NODE_FLAGS } from './bundle-node.ts'
 import { demoTenantToken } from './demo-tenant.ts'
 import { type DevJson, type DevSecrets, loadSecrets, readEdgeUrl, writeDevJson } from './dev-state.ts'
 import { greeting } from './start-greeting.ts'
@@ -16,6 +17,8 @@ import { DEMO_MODEL, localAdapters, parseStartOptions, START_USAGE, type StartOp
 import { type ChildSpec, createSupervisor, type Supervisor } from './supervise.ts'
 
 const repository = resolve(import.meta.dirname, '../..')
+/** What nodes write while all is well. */
+const ROUTINE = /^\{"level":"(?:info|debug|trace)"|^loading: /
 const READY = /^(?:edge|node) ready (http:\/\/\S+)/
 const POLL_MS = 100
 /** Checks without an answer before the edge counts as dead though its process lives (workerd may die alone). */
@@ -42,7 +45,7 @@ async function main(): Promise<void> {
   console.log(`starting the edge and ${options.nodes} node${options.nodes === 1 ? '' : 's'} …`)
   // Chosen here and not by the edge: an edge that is started again must come back where clients know it.
   const port = options.port === 0 ? await freePort() : options.port
-  const fleet = startFleet({ ...options, port }, secrets)
+  const fleet = startFleet({ ...options, port }, secrets, await bundleNode())
   endOnSignals(fleet.supervisor)
   const edgeUrl = await urlOf(fleet, 'edge')
   const admin = createAdminClient({ edgeUrl, adminToken: secrets.adminToken, fetch })
@@ -100,7 +103,7 @@ function nodeNames({ nodes }: StartOptions): string[] {
   return Array.from({ length: nodes }, (_, index) => `node-${index + 1}`)
 }
 
-function startFleet(options: StartOptions, secrets: DevSecrets): Fleet {
+function startFleet(options: StartOptions, secrets: DevSecrets, nodeFile: string): Fleet {
   const urls = new Map<string, string>()
   const supervisor = createSupervisor({
     log: (line) => console.log(line),
@@ -120,11 +123,12 @@ function startFleet(options: StartOptions, secrets: DevSecrets): Fleet {
     RINGLET_SALT_SECRET: secrets.saltSecret,
   }
   const start = (name: string, argv: string[]) => supervisor.start(childSpec(options, urls, name, argv, env))
-  start('edge', [join(repository, 'edge/dev.ts'), '--port', String(options.port), '--state', options.stateDir])
+  const edgeFile = join(repository, 'edge/dev.ts')
+  start('edge', ['--import', 'tsx', edgeFile, '--port', String(options.port), '--state', options.stateDir])
   // Nodes join by themselves once the edge answers, so all load at the same time.
   void urlOf({ supervisor, urls }, 'edge').then((edgeUrl) => {
     for (const name of nodeNames(options)) {
-      start(name, [join(repository, 'gpu-node/main.ts'), ...nodeArguments(options, name, edgeUrl)])
+      start(name, [...NODE_FLAGS, nodeFile, ...nodeArguments(options, name, edgeUrl)])
     }
   })
   return { supervisor, urls }
@@ -154,10 +158,12 @@ function childSpec(
     argv,
     env,
     isReady: (line) => READY.test(line),
+    isTrouble: (line) => !ROUTINE.test(line),
     onLine: (line) => {
       log.write(`${line}\n`)
       // What is quick needs no words; a model that is fetched, or big, does.
-      if (name === FIRST_NODE && line.startsWith('loading: ') && performance.now() - startedAt > QUIET_START_MS) {
+      const isSlow = !urls.has(name) && performance.now() - startedAt > QUIET_START_MS
+      if (name === FIRST_NODE && isSlow && line.startsWith('loading: ')) {
         console.log(line)
       }
       const url = READY.exec(line)?.[1]

@@ -7,13 +7,15 @@ import { type ChildProcess, spawn } from 'node:child_process'
 
 export interface ChildSpec {
   name: string
-  /** Run by this same Node, with TypeScript loaded by tsx: `[file, ...args]`. */
-  argv: string[]
+  /** For this same Node: its flags, the file, the file's arguments. */
+  argv: readonly string[]
   env: NodeJS.ProcessEnv
   /** Called with each whole line of stdout and stderr. */
   onLine: (line: string) => void
   /** Does this line say that the child serves? One that ends before it ever did is not started again. */
   isReady: (line: string) => boolean
+  /** May this line of stderr say why the child ended? */
+  isTrouble: (line: string) => boolean
 }
 
 export interface SuperviseOptions {
@@ -54,7 +56,7 @@ export function createSupervisor(options: SuperviseOptions): Supervisor {
   let stopping = false
 
   function launch(spec: ChildSpec, restarts: number, wasReady = false): void {
-    const child = spawn(process.execPath, ['--import', 'tsx', ...spec.argv], {
+    const child = spawn(process.execPath, spec.argv, {
       env: spec.env,
       // The IPC channel closes when this process dies, however it dies; children end themselves then.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
@@ -73,8 +75,10 @@ export function createSupervisor(options: SuperviseOptions): Supervisor {
     })
     const lastErrors: string[] = []
     readLines(child.stderr, (line) => {
-      lastErrors.push(line)
-      lastErrors.splice(0, lastErrors.length - LAST_ERRORS)
+      if (spec.isTrouble(line)) {
+        lastErrors.push(line)
+        lastErrors.splice(0, lastErrors.length - LAST_ERRORS)
+      }
       spec.onLine(line)
     })
     void ended.then(() => {

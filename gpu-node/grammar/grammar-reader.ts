@@ -70,7 +70,7 @@ export class GrammarReader {
       return this.#thread
     }
     const workerData: ReaderData = { maxHeapBytes: this.#limits.maxHeapBytes }
-    const worker = startWorkerThread(new URL('./reader-thread.ts', import.meta.url), { workerData })
+    const worker = startWorkerThread(new URL('./grammar-reader-thread.ts', import.meta.url), { workerData })
     worker.unref()
     const started = new Promise<void>((resolve, reject) => {
       worker.on('message', (reply: ReadReply) => (reply.kind === 'started' ? resolve() : this.#onReply(worker, reply)))

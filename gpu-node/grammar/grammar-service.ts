@@ -8,6 +8,7 @@ import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import { LRUCache } from 'lru-cache'
 import { RingletError } from '../../shared/errors.ts'
 import type { ThreadPart } from '../engine/engine-client.ts'
+import { threadModule } from '../worker-thread.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import type { MaskSourceOptions } from './grammar-mask-source.ts'
 import type { MatcherNews } from './grammar-messages.ts'
@@ -102,7 +103,7 @@ export class GrammarService {
       announce(matcher, port1)
     }
     const options: MaskSourceOptions = { port: port2, width: this.#vocabulary.width }
-    return { module: new URL('./grammar-mask-source.ts', import.meta.url).href, options, transfer: [port2] }
+    return { module: threadModule(new URL('./grammar-mask-source.ts', import.meta.url)), options, transfer: [port2] }
   }
 
   /** Starts the threads ahead of the first request. */

@@ -1,6 +1,6 @@
 /** HTTP to adapters' homes: time limits, ranges, and which failures are the home's. */
 
-import { Agent, fetch as undiciFetch } from 'undici'
+import type { Agent, fetch as UndiciFetch } from 'undici'
 
 export type Fetch = typeof fetch
 
@@ -8,18 +8,32 @@ export type Fetch = typeof fetch
 const SILENCE_MS = 30_000
 const CONNECT_MS = 10_000
 
-/** One connection pool a store; undici's own fetch, because its dispatcher takes time limits. */
+/** One connection pool a store; undici's own fetch, because its dispatcher takes time limits. Loaded when first used. */
 export function createHomeFetch(): { fetch: Fetch; close(): Promise<void> } {
-  const agent = new Agent({
+  let opened: Promise<OpenHome> | undefined
+  const home = async (input: Parameters<typeof UndiciFetch>[0], init?: Parameters<typeof UndiciFetch>[1]) => {
+    opened ??= openHome()
+    const { fetch, agent } = await opened
+    return fetch(input, { ...init, dispatcher: agent })
+  }
+  // Node's types name another undici than the package's; at run time the shapes are one standard.
+  return { fetch: home as unknown as Fetch, close: async () => (await opened)?.agent.close() }
+}
+
+interface OpenHome {
+  fetch: typeof UndiciFetch
+  agent: Agent
+}
+
+async function openHome(): Promise<OpenHome> {
+  const undici = await import('undici')
+  const agent = new undici.Agent({
     connect: { timeout: CONNECT_MS },
     headersTimeout: SILENCE_MS,
     bodyTimeout: SILENCE_MS,
     connections: 64,
   })
-  // Node's types name another undici than the package's; at run time the shapes are one standard.
-  const home = ((input: Parameters<typeof undiciFetch>[0], init?: Parameters<typeof undiciFetch>[1]) =>
-    undiciFetch(input, { ...init, dispatcher: agent })) as unknown as Fetch
-  return { fetch: home, close: () => agent.close() }
+  return { fetch: undici.fetch, agent }
 }
 
 /** A reply that a later attempt may improve: too many requests, or the home's own failure. */

@@ -3,7 +3,6 @@
  * bucket it lies. `repo/version`, or `repo` for the latest.
  */
 
-import { request } from 'undici'
 import { z } from 'zod'
 import type { AdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
@@ -123,6 +122,8 @@ function readVersion(ref: AdapterRef, reply: unknown): string {
 /** `undefined`: the API does not know it, or not for this token. */
 async function get(ref: AdapterRef, url: string, access: SourceAccess): Promise<unknown> {
   try {
+    // Loaded when first used.
+    const { request } = await import('undici')
     const { statusCode, body } = await request(url, {
       headers: { authorization: `Bearer ${access.token}`, accept: 'application/json' },
       signal: AbortSignal.any([access.signal, AbortSignal.timeout(TIMEOUT_MS)]),

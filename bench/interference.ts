@@ -1,6 +1,6 @@
 /**
  * Pauses of running streams: time between two tokens while nothing else happens, while 2k-token prompts are run, while
- * adapters are loaded one after another, and while both happen, in turns.
+ * adapters are loaded one after another, and while both happen; in short rounds, forwards and then backwards.
  * `npx tsx bench/interference.ts [--streams N] [--adapters N] [--rounds N] [--ratio R] [--smallest N]`
  */
 
@@ -12,6 +12,7 @@ import type { EngineOutput } from '../gpu-node/engine/sequence-table.ts'
 import { packAdapter } from '../gpu-node/model/pack-adapter.ts'
 import type { PackedAdapter } from '../gpu-node/model/packed-adapter.ts'
 import { createOrtRunner } from '../gpu-node/model/runner/ort-runner.ts'
+import { describeMachine, quantile } from './machine.ts'
 import { randomAdapter, randomBase, SHAPE_135M } from './random-base.ts'
 
 const { values } = parseArgs({
@@ -20,10 +21,11 @@ const { values } = parseArgs({
     ratio: { type: 'string', default: String(DEFAULT_LIMITS.stallRatio) },
     smallest: { type: 'string', default: String(DEFAULT_LIMITS.smallestChunk) },
     adapters: { type: 'string', default: '0' },
-    tokens: { type: 'string', default: '100' },
-    rounds: { type: 'string', default: '5' },
+    tokens: { type: 'string', default: '60' },
+    rounds: { type: 'string', default: '8' },
   },
 })
+const GOAL = 2
 const PROMPT_TOKENS = 2000
 const POSITIONS = 2304
 const SLOTS = 12
@@ -45,12 +47,14 @@ for (let i = 0; i < streamAdapters + LOADED_ADAPTERS; i++) {
   adapters.push(await packAdapter(randomAdapter(source.decoder, 16, i + 1), source, runner.adapterLayout))
 }
 const megabytes = ((adapters[0]?.bytes ?? 0) / 1e6).toFixed(1)
+console.log(describeMachine())
 console.log(
   `135m shape, int8, 2 threads; ${streams} streams with ${streamAdapters} adapters; an adapter: ${megabytes} MB`,
 )
 
+const QUIET = 'nothing'
 const PHASES: Record<string, { prompts: boolean; loads: boolean }> = {
-  nothing: { prompts: false, loads: false },
+  [QUIET]: { prompts: false, loads: false },
   'prompts of 2k': { prompts: true, loads: false },
   'adapter loads': { prompts: false, loads: true },
   both: { prompts: true, loads: true },
@@ -59,8 +63,9 @@ const PHASES: Record<string, { prompts: boolean; loads: boolean }> = {
 interface Measured {
   /** Between two tokens of a stream; ms. */
   pauses: number[]
+  /** Prompt tokens and adapters a second. */
   promptRate: number
-  loads: number
+  loadRate: number
 }
 
 const lastToken = new Map<string, number>()
@@ -70,31 +75,18 @@ const engine = new Engine({ runner, limits, now: () => performance.now(), emit: 
 let sequences = 0
 let loadedAdapters = 0
 
+// The sessions' first runs, and costs learned.
 measure({ prompts: true, loads: true })
-console.log(
-  'beside the streams   round   pauses ms: p50    p95    p99    max   p99 / quiet p50   prompt tokens/s   loads',
-)
-const relations = new Map<string, number[]>()
-for (let round = 1; round <= Number(values.rounds); round++) {
-  let quiet = Number.NaN
-  for (const [name, phase] of Object.entries(PHASES)) {
-    const { pauses: measured, promptRate, loads } = measure(phase)
-    quiet = name === 'nothing' ? quantile(measured, 0.5) : quiet
-    const relation = quantile(measured, 0.99) / quiet
-    relations.set(name, [...(relations.get(name) ?? []), relation])
-    const at = (q: number) => quantile(measured, q).toFixed(1).padStart(7)
-    const rest = `${relation.toFixed(2).padStart(12)}${promptRate.toFixed(0).padStart(17)}${String(loads).padStart(11)}`
-    console.log(
-      `${name.padEnd(20)} ${String(round).padStart(5)}         ${at(0.5)}${at(0.95)}${at(0.99)}${at(1)}${rest}`,
-    )
+const rounds: Record<string, Measured>[] = []
+for (let round = 0; round < Number(values.rounds); round++) {
+  const measured: Record<string, Measured> = {}
+  const phases = Object.entries(PHASES)
+  for (const [name, phase] of round % 2 === 0 ? phases : phases.toReversed()) {
+    measured[name] = measure(phase)
   }
+  rounds.push(measured)
 }
-for (const [name, all] of relations) {
-  const format = (q: number) => quantile(all, q).toFixed(2)
-  console.log(
-    `${name}: p99 / quiet p50 is ${format(0.5)} (median of the rounds; least ${format(0)}, most ${format(1)})`,
-  )
-}
+report(rounds)
 runner.dispose()
 
 function onOutput(output: EngineOutput): void {
@@ -141,8 +133,9 @@ function measure(beside: { prompts: boolean; loads: boolean }): Measured {
     }
     engine.step()
   }
-  const promptRate = (engine.stats().prefillTokens - before) / ((performance.now() - started) / 1000)
-  const result = { pauses: [...pauses], promptRate, loads }
+  const seconds = (performance.now() - started) / 1000
+  const promptRate = (engine.stats().prefillTokens - before) / seconds
+  const result = { pauses: [...pauses], promptRate, loadRate: loads / seconds }
   for (const id of ids) {
     engine.abort(id)
   }
@@ -173,7 +166,27 @@ function requestOf(
   }
 }
 
-function quantile(numbers: readonly number[], q: number): number {
-  const sorted = [...numbers].sort((a, b) => a - b)
-  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
+function report(measured: readonly Record<string, Measured>[]): void {
+  console.log(
+    'beside the streams   pauses ms: p50    p95    p99    max   p99 / quiet p50      p99 / quiet p99      prompt tokens/s   loads/s',
+  )
+  const all = (name: string) => measured.flatMap((round) => round[name]!.pauses)
+  for (const name of Object.keys(PHASES)) {
+    const at = (q: number) => quantile(all(name), q).toFixed(1).padStart(7)
+    const relation = (q: number) => {
+      const together = quantile(all(name), 0.99) / quantile(all(QUIET), q)
+      const apart = measured.map((round) => quantile(round[name]!.pauses, 0.99) / quantile(round[QUIET]!.pauses, q))
+      const range = `${quantile(apart, 0).toFixed(2)}–${quantile(apart, 1).toFixed(2)}`
+      return `   ${together.toFixed(2)} (${range})`.padEnd(22)
+    }
+    const mean = (what: 'promptRate' | 'loadRate') =>
+      (measured.reduce((sum, round) => sum + round[name]![what], 0) / measured.length).toFixed(0).padStart(12)
+    console.log(
+      `${name.padEnd(25)} ${at(0.5)}${at(0.95)}${at(0.99)}${at(1)}${relation(0.5)}${relation(0.99)}${mean('promptRate')}${mean('loadRate')}`,
+    )
+  }
+  console.log(
+    `${measured.length} rounds; ratios of all pauses together (least–most of the rounds, each beside its own quiet phase); ` +
+      `goal: p99 / quiet p50 ≤ ${GOAL}`,
+  )
 }

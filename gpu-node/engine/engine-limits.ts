@@ -27,7 +27,7 @@ export const DEFAULT_LIMITS: EngineLimits = {
   maxWaiting: 512,
   prefillChunk: 128,
   smallestChunk: 4,
-  stallRatio: 0.75,
+  stallRatio: 0.5,
   maxPrefilling: 4,
   prefixCacheBytes: 256 * 2 ** 20,
   prefixBlock: 16,

@@ -250,7 +250,8 @@ export class Engine {
       decodeMs: this.#cost.decodeMs(running.length),
       prefillMsPerToken: this.#cost.prefillMsPerToken,
     }
-    return planStep({ decoding, prefills, admissible, loadedAdapter }, this.#limits, costs)
+    const decodeAlone = this.#cost.wantsDecodeAlone
+    return planStep({ decoding, prefills, admissible, loadedAdapter, decodeAlone }, this.#limits, costs)
   }
 
   #run(decode: boolean, parts: readonly PromptPart[], mixed: MixedRuns | undefined): StepOutcome {

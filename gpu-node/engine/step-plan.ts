@@ -25,6 +25,8 @@ export interface StepSituation {
   admissible: number
   /** This step has already copied an adapter into a slot. */
   loadedAdapter: boolean
+  /** What a decode costs must be measured again. */
+  decodeAlone: boolean
 }
 
 export interface StepPlan {
@@ -56,7 +58,7 @@ export interface StepCosts {
 export function planStep(situation: StepSituation, limits: ChunkLimits, costs: StepCosts): StepPlan {
   const decode = situation.decoding > 0
   // A load beside running streams has already used up the pause that they are promised to stay below.
-  if (situation.prefills.length === 0 || (decode && situation.loadedAdapter)) {
+  if (situation.prefills.length === 0 || (decode && (situation.loadedAdapter || situation.decodeAlone))) {
     return { decode, chunks: [] }
   }
   let left = decode ? tokensBesideDecode(situation, limits, costs) : limits.prefillChunk

@@ -15,7 +15,11 @@ const tokensOf = (situation: Partial<StepSituation>, costs?: Parameters<typeof p
   plan(situation, costs).chunks.map(({ tokens }) => tokens)
 
 function plan(situation: Partial<StepSituation>, costs: Parameters<typeof planStep>[2] = COSTS) {
-  return planStep({ decoding: 0, prefills: [], admissible: 0, loadedAdapter: false, ...situation }, LIMITS, costs)
+  return planStep(
+    { decoding: 0, prefills: [], admissible: 0, loadedAdapter: false, decodeAlone: false, ...situation },
+    LIMITS,
+    costs,
+  )
 }
 
 test('without running streams a chunk is the largest', () => {
@@ -44,6 +48,11 @@ test('an adapter load uses up the pause that a chunk would have taken', () => {
     chunks: [],
   })
   expect(tokensOf({ prefills: [prefill(9)], loadedAdapter: true })).toEqual([9])
+})
+
+test('from time to time the streams decode alone, so that their cost stays known', () => {
+  expect(tokensOf({ decoding: 2, prefills: [prefill(500)], decodeAlone: true })).toEqual([])
+  expect(tokensOf({ prefills: [prefill(500)], decodeAlone: true })).toEqual([100])
 })
 
 test('the prompt that would be done first alone goes first', () => {

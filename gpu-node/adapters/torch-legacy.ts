@@ -24,7 +24,8 @@ export function openTorchLegacy(file: Uint8Array, maxTensors: number): TorchFile
   reader.skip(MAGIC.length)
   const protocol = parsePickle(reader)
   if (protocol !== PROTOCOL) {
-    throw new WeightFileError(`torch's legacy protocol is ${printable(String(protocol))}; known: ${PROTOCOL}`)
+    const given = typeof protocol === 'number' ? protocol : 'no number'
+    throw new WeightFileError(`torch's legacy protocol is ${given}; known: ${PROTOCOL}`)
   }
   const system = parsePickle(reader)
   if (!(system instanceof Map) || Map.prototype.get.call(system, 'little_endian') !== true) {

@@ -114,7 +114,11 @@ export function parsePickle(bytes: Uint8Array | BufferReader): unknown {
 
 /** REDUCE calls what stands here with the pickle's arguments, so each checks them itself. Arrow functions: none can be constructed. */
 function resolveGlobal(module: unknown, name: unknown): (...args: unknown[]) => unknown {
-  const path = `${String(module)}.${String(name)}`
+  if (typeof module !== 'string' || typeof name !== 'string') {
+    // Not spelt out: sixty bytes can make a tuple of tuples whose text would fill any memory.
+    throw new WeightFileError('refused pickle global whose name is no string')
+  }
+  const path = `${module}.${name}`
   switch (path) {
     case 'torch._utils._rebuild_tensor_v2':
       return (...args) => rebuildTensor(args, undefined)
@@ -134,7 +138,7 @@ function resolveGlobal(module: unknown, name: unknown): (...args: unknown[]) => 
     case 'torch.storage.UntypedStorage':
       return asValue(new StorageType(undefined))
   }
-  if (module === 'torch' && typeof name === 'string') {
+  if (module === 'torch') {
     if (Object.hasOwn(STORAGES, name)) {
       return asValue(new StorageType(STORAGES[name]))
     }

@@ -116,6 +116,9 @@ const int = (value: number) =>
 const tensor = (size: number, offset: number, shape: number[], strides: number[]) =>
   `ctorch._utils\n_rebuild_tensor_v2\n(${storage(size)}J${int(offset)}(${shape.map((it) => `J${int(it)}`).join('')}t(${strides.map((it) => `J${int(it)}`).join('')}t\x89ccollections\nOrderedDict\n)RtR`
 
+/** How torch's files before 1.6 begin. */
+const legacyMagic = Buffer.from('80028a0a6cfc9c46f9206aa850192e', 'hex')
+
 describe('bombs and traps by hand', () => {
   const floats = (count: number) => new Uint8Array(new Float32Array(count).map((_, i) => i).buffer)
   const one = (body: string, count: number) => torchZip(pickle(`}${text('x')}${body}s`), { '0': floats(count) })
@@ -188,6 +191,17 @@ describe('bombs and traps by hand', () => {
       'a tensor made of the pickle’s own dict',
       () => torchZip(pickle(`}${text('x')}}${text('strides')}]ss`)),
       /'x' in the state dict is no tensor/,
+    ],
+    // Spelt out, forty tuples of two tuples each have 2^40 words.
+    [
+      'a global named by tuples of tuples',
+      () => torchZip(pickle(`${text('x')}${'2\x86'.repeat(40)}${text('y')}\x93`)),
+      /refused pickle global whose name is no string/,
+    ],
+    [
+      'a legacy protocol of tuples of tuples',
+      () => Buffer.concat([legacyMagic, pickle(`${text('x')}${'2\x86'.repeat(40)}`)]),
+      /legacy protocol is no number/,
     ],
     ['an endless stack', () => torchZip(pickle('('.repeat(100_000))), /can't be read|no state dict/],
     [

@@ -12,7 +12,7 @@ import { parseArgs, promisify } from 'node:util'
 import { describeMissing } from '../cuda/cuda-state.ts'
 import { fillFromBinding, fillFromTarball } from '../cuda/provider-folder.ts'
 import { PROVIDER_PACKAGE } from '../cuda/provider-package.ts'
-import { type CudaMajor, missingLibraries, PROVIDER_FILES } from '../ort/cuda-libraries.ts'
+import { type CudaMajor, type MissingLibrary, missingLibraries, PROVIDER_FILES } from '../ort/cuda-libraries.ts'
 import { externalDataFolder, ortLibraryFile } from '../ort/library.ts'
 
 const USAGE = `npm run setup:cuda -- [options]
@@ -105,6 +105,13 @@ async function runNugetInstaller(binFolder: string): Promise<void> {
   }
 }
 
+/** `missing`: what is not needed. */
+export function describeLoaded(missing: readonly MissingLibrary[]): string {
+  return missing.length === 0
+    ? 'driver, CUDA libraries and cuDNN load'
+    : `driver and CUDA libraries load; ${describeMissing(missing)}, which no model here needs`
+}
+
 /** Exit status: 0 where nothing is missing, 3 where only the machine lacks something. */
 async function main(): Promise<number> {
   const settings = readSettings(process.argv.slice(2))
@@ -115,9 +122,10 @@ async function main(): Promise<number> {
   if (!settings.check) {
     await install(settings)
   }
-  const missing = missingLibraries(settings.cuda)
-  console.log(missing.length === 0 ? 'driver, CUDA libraries and cuDNN load' : describeMissing(missing))
-  return missing.length === 0 ? 0 : 3
+  const missing = missingLibraries(settings.cuda, settings.folder)
+  const needed = missing.filter(({ library }) => library.optional !== true)
+  console.log(needed.length > 0 ? describeMissing(needed) : describeLoaded(missing))
+  return needed.length === 0 ? 0 : 3
 }
 
 if (import.meta.filename === process.argv[1]) {

@@ -17,11 +17,11 @@ export type CudaState =
   | { kind: 'missing'; why: string }
 
 export interface CudaProbe {
-  missing(cuda: CudaMajor): MissingLibrary[]
+  missing(cuda: CudaMajor, folder: string): MissingLibrary[]
   memory(deviceId: number, cuda: CudaMajor): GpuMemory
 }
 
-const HERE: CudaProbe = { missing: (cuda) => missingLibraries(cuda), memory: readGpuMemory }
+const HERE: CudaProbe = { missing: missingLibraries, memory: readGpuMemory }
 
 /** `folder`: what `npm run setup:cuda` filled. */
 export async function probeCuda(
@@ -34,7 +34,7 @@ export async function probeCuda(
     return { kind: 'missing', why: `'${folder}' has no ${files.join(', ')}: run npm run setup:cuda` }
   }
   const cuda = await readInstalled(folder)
-  const missing = probe.missing(cuda)
+  const missing = probe.missing(cuda, folder).filter(({ library }) => library.optional !== true)
   if (missing.length > 0) {
     return { kind: 'missing', why: describeMissing(missing) }
   }

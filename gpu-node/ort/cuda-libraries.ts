@@ -1,6 +1,6 @@
 /** The shared libraries that ONNX Runtime's CUDA provider needs on a machine, checked by loading them; and its GPUs' memory. */
 
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import koffi from 'koffi'
 
@@ -11,6 +11,8 @@ export interface NeededLibrary {
   files: readonly string[]
   /** What brings it. */
   from: string
+  /** None of Ringlet's graphs needs it; ONNX Runtime takes it where it is. */
+  optional?: boolean
 }
 
 export function neededLibraries(cuda: CudaMajor): NeededLibrary[] {
@@ -21,7 +23,11 @@ export function neededLibraries(cuda: CudaMajor): NeededLibrary[] {
     { files: [`libcublas.so.${cuda}`], from: toolkit },
     { files: [`libcublasLt.so.${cuda}`], from: toolkit },
     { files: ['libcurand.so.10'], from: toolkit },
-    { files: ['libcudnn.so.9'], from: `cuDNN 9 (image …-cudnn-runtime, or package cudnn9-cuda-${cuda})` },
+    {
+      files: ['libcudnn.so.9'],
+      from: `cuDNN 9 (image …-cudnn-runtime, or package cudnn9-cuda-${cuda})`,
+      optional: true,
+    },
   ]
 }
 
@@ -42,12 +48,22 @@ function loadHere(file: string): unknown {
   return library
 }
 
-export function missingLibraries(cuda: CudaMajor, load: Load = loadHere): MissingLibrary[] {
+/**
+ * Loaded once, a library is found by its name whoever asks for it later: also one in `folder`, beside the provider, or where
+ * NVIDIA's installers put it without telling the loader.
+ */
+export function missingLibraries(cuda: CudaMajor, folder?: string, load: Load = loadHere): MissingLibrary[] {
+  const folders = [...(folder === undefined ? [] : [folder]), ...toolkitFolders(cuda)]
   return neededLibraries(cuda).flatMap((library) => {
     let why = ''
-    for (const file of library.files) {
+    const places = library.files.flatMap((file) => {
+      const elsewhere = folders.map((it) => path.join(it, file)).filter((place) => existsSync(place))
+      return [file, ...elsewhere]
+    })
+    for (const place of places) {
       try {
-        load(file)
+        load(place)
+        loadParts(place, load)
         return []
       } catch (error) {
         why = error instanceof Error ? error.message : String(error)
@@ -55,6 +71,37 @@ export function missingLibraries(cuda: CudaMajor, load: Load = loadHere): Missin
     }
     return [{ library, why }]
   })
+}
+
+function toolkitFolders(cuda: CudaMajor): string[] {
+  const roots = existsSync('/usr/local')
+    ? readdirSync('/usr/local').filter((name) => name === 'cuda' || name.startsWith(`cuda-${cuda}`))
+    : []
+  return roots.flatMap((root) => ['lib64', 'targets/x86_64-linux/lib'].map((it) => path.join('/usr/local', root, it)))
+}
+
+/** cuDNN loads its parts by name when it first needs them: from a folder that the loader does not know they are loaded now. */
+function loadParts(place: string, load: Load): void {
+  if (!path.isAbsolute(place) || !path.basename(place).startsWith('libcudnn')) {
+    return
+  }
+  const folder = path.dirname(place)
+  let left = readdirSync(folder).filter((name) => /^libcudnn_\w+\.so\.9$/.test(name))
+  // They need each other: round by round, until none more loads.
+  for (let loaded = true; loaded && left.length > 0; ) {
+    const failed = left.filter((name) => !loads(path.join(folder, name), load))
+    loaded = failed.length < left.length
+    left = failed
+  }
+}
+
+function loads(place: string, load: Load): boolean {
+  try {
+    load(place)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** ONNX Runtime looks for its providers in the folder from which it was loaded itself. */

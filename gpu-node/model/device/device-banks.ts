@@ -155,7 +155,11 @@ export class DeviceBanks {
   }
 
   #check(slot: number, { layout, rank, parts }: PackedAdapter): void {
-    const { banks, floats } = this.#model
+    const { banks, floats, format } = this.#model
+    if (this.#device.target.kind === 'cpu' && floats === 'float16' && (format === 'int8' || format === 'int4')) {
+      const why = 'ONNX Runtime computes MatMulNBits in halves wrongly there'
+      throw new RingletError('not_supported', `adapters on ${format} weights and halves on the processor: ${why}`)
+    }
     if (!Number.isInteger(slot) || slot < 0 || slot >= banks.slots) {
       throw new RingletError('internal', `adapter slot ${slot}; there are ${banks.slots}`)
     }

@@ -7,7 +7,7 @@ import { Readable } from 'node:stream'
 import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readSettings } from '../../../gpu-node/cli/setup-cuda.ts'
+import { describeLoaded, readSettings } from '../../../gpu-node/cli/setup-cuda.ts'
 import { type CudaProbe, describeMissing, probeCuda } from '../../../gpu-node/cuda/cuda-state.ts'
 import { fillFromTarball, readInstalled } from '../../../gpu-node/cuda/provider-folder.ts'
 import { extractTar } from '../../../gpu-node/cuda/tar-extract.ts'
@@ -118,7 +118,7 @@ describe('what a machine lacks', () => {
         throw new Error(`no ${file}`)
       }
     }
-    const missing = missingLibraries(13, load)
+    const missing = missingLibraries(13, undefined, load)
     expect(missing.map(({ library }) => library.files[0])).toEqual([
       'libcudart.so.13',
       'libcublas.so.13',
@@ -130,7 +130,35 @@ describe('what a machine lacks', () => {
     expect(line).not.toContain('\n')
     expect(line).toContain('libcublas.so.13')
     expect(line).toContain('cuDNN 9')
+    // ONNX Runtime's CUDA provider 1.29 loads cuDNN when an operator asks for it, and none here does.
+    expect(missing.filter(({ library }) => library.optional).map(({ library }) => library.files[0])).toEqual([
+      'libcudnn.so.9',
+    ])
+    expect(describeLoaded([])).toBe('driver, CUDA libraries and cuDNN load')
+    expect(describeLoaded(missing.slice(-1))).toMatch(
+      /^driver and CUDA libraries load; libcudnn\.so\.9 .*no model here needs$/,
+    )
     expect(neededLibraries(12).flatMap(({ files }) => files)).toContain('libcublasLt.so.12')
+  })
+
+  test('libraries that lie beside the provider are loaded from there, with cuDNN’s parts', async () => {
+    const folder = join(work, 'beside')
+    await mkdir(folder)
+    const files = ['libcublas.so.13', 'libcudnn.so.9', 'libcudnn_ops.so.9', 'libcudnn_graph.so.9']
+    for (const file of files) {
+      await writeFile(join(folder, file), '')
+    }
+    const loaded: string[] = []
+    const load = (file: string) => {
+      // The loader's own path has none; parts want those before them.
+      if (!file.startsWith(folder) || (file.includes('graph') && !loaded.some((name) => name.includes('ops')))) {
+        throw new Error(`no ${file}`)
+      }
+      loaded.push(file)
+    }
+    const missing = missingLibraries(13, folder, load).map(({ library }) => library.files[0])
+    expect(missing).toEqual(['libcuda.so.1', 'libcudart.so.13', 'libcublasLt.so.13', 'libcurand.so.10'])
+    expect(loaded.sort()).toEqual(files.map((file) => join(folder, file)).sort())
   })
 
   test('provider files, libraries and GPU are looked for in this order', async () => {

@@ -27,7 +27,22 @@ export const START_USAGE = `npm start -- [options]
   --state DIR         secrets, tenants, caches and dev.json (.ringlet)
   --dtype T           f32, int8 or int4 (f16 on GPUs), for every node
   --device D          cpu, cuda, cuda:N or auto, for every node
-  --threads N         of each node's engine`
+  --threads N         of each node's engine
+  --preload REF       an adapter that every node loads and pins at its start, e.g. local:pirate; may be given several times
+  --adapter-ram BYTES, --adapter-disk BYTES, --max-engine-adapters N, --max-sequences N, --max-positions N
+                      for every node; npm run dev:node -- --help tells more`
+
+/** Handed on to every node as they are. */
+const NODE_OPTIONS = [
+  'dtype',
+  'device',
+  'threads',
+  'adapter-ram',
+  'adapter-disk',
+  'max-engine-adapters',
+  'max-sequences',
+  'max-positions',
+] as const
 
 /** Throws an error whose message is for the user. */
 export function parseStartOptions(argv: readonly string[]): StartOptions | 'help' {
@@ -39,19 +54,22 @@ export function parseStartOptions(argv: readonly string[]): StartOptions | 'help
       model: { type: 'string' },
       'adapter-root': { type: 'string', multiple: true },
       state: { type: 'string', default: '.ringlet' },
-      dtype: { type: 'string' },
-      device: { type: 'string' },
-      threads: { type: 'string' },
+      ...(Object.fromEntries(NODE_OPTIONS.map((name) => [name, { type: 'string' }])) as Record<
+        (typeof NODE_OPTIONS)[number],
+        { type: 'string' }
+      >),
+      preload: { type: 'string', multiple: true },
       help: { type: 'boolean', default: false },
     },
   })
   if (values.help) {
     return 'help'
   }
-  const nodeArguments = (['dtype', 'device', 'threads'] as const).flatMap((name) => {
+  const nodeArguments = NODE_OPTIONS.flatMap((name) => {
     const value = values[name]
     return value === undefined ? [] : [`--${name}`, value]
   })
+  nodeArguments.push(...(values.preload ?? []).flatMap((ref) => ['--preload', ref]))
   // Another model has adapters of its own: the demo's would be refused one by one.
   const roots = values['adapter-root'] ?? (values.model === undefined ? [DEMO_ADAPTERS] : [])
   return {

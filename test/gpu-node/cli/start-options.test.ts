@@ -29,6 +29,8 @@ test('another model has none of the demo’s adapters; those of a folder are its
 test('what only nodes understand is handed to them', () => {
   const { nodeArguments } = parseStartOptions(['--dtype', 'f32', '--threads', '2']) as { nodeArguments: string[] }
   expect(nodeArguments).toEqual(['--dtype', 'f32', '--threads', '2'])
+  const more = ['--adapter-ram', '64MiB', '--max-engine-adapters', '8', '--preload', 'local:a', '--preload', 'local:b']
+  expect((parseStartOptions(more) as { nodeArguments: string[] }).nodeArguments).toEqual(more)
 })
 
 test.each([

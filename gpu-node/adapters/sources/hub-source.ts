@@ -3,6 +3,7 @@
 import { fileDownloadInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub'
 import type { AdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
+import { fetchFailure } from '../../fetch-failure.ts'
 import {
   type AdapterSourceReader,
   chooseFiles,
@@ -137,7 +138,9 @@ export function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown)
       ? unreachable(ref, `it answered ${error.statusCode}`, error)
       : notFound(ref, error)
   }
-  return unreachable(ref, 'no usable answer', error)
+  // A code alone (ECONNREFUSED, ENOTFOUND): words may hold addresses that are signed.
+  const why = fetchFailure(error)
+  return unreachable(ref, /^[A-Z][A-Z0-9_]+$/.test(why) ? `it does not answer (${why})` : 'no usable answer', error)
 }
 
 export function checkRef(ref: AdapterRef): void {

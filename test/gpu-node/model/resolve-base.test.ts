@@ -135,6 +135,8 @@ describe('--model', () => {
     expect(await resolveBase('org/base', options)).toBe(directory)
     expect(warnings).toEqual([expect.stringMatching(/can't be reached; serving org\/base at [0-9a-f]{40}/)])
     await expect(resolveBase('org/never', options)).rejects.toThrow(/org\/never could not be fetched/)
+    await hub.close()
+    await expect(resolveBase('org/never', options)).rejects.toThrow(/org\/never .* it does not answer \(ECONNREFUSED\)/)
   })
 
   test('is fetched once by nodes that start together, and after one that died', async () => {

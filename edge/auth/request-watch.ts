@@ -24,6 +24,7 @@ export interface WatchOptions {
 /** Returns its stop. */
 export function watchRequest(options: WatchOptions): () => void {
   let checks = 0
+  let stopped = false
   const timer = setInterval(() => {
     checks++
     void check(checks % RENEW_EVERY_CHECKS === 0)
@@ -33,7 +34,8 @@ export function watchRequest(options: WatchOptions): () => void {
     let record: TokenRecord | undefined
     try {
       record = await options.findWithin(options.keyId, RECORD_AGE_MS)
-      if (renew) {
+      // A request that ended meanwhile has given its lease back; renewing would bring it to life again.
+      if (renew && !stopped) {
         await options.renewLease()
       }
     } catch {
@@ -48,5 +50,8 @@ export function watchRequest(options: WatchOptions): () => void {
     }
   }
 
-  return () => clearInterval(timer)
+  return () => {
+    stopped = true
+    clearInterval(timer)
+  }
 }

@@ -56,6 +56,8 @@ export interface Page<T> {
 }
 
 const PAGE_SIZE = 200
+/** Each failure is another's success, so many in a row mean as many callers at once. */
+const UPDATE_ATTEMPTS = 20
 
 export function createTenantStore(db: D1Database, now: () => number) {
   async function findToken(keyId: string): Promise<TokenRecord | undefined> {
@@ -118,27 +120,42 @@ export function createTenantStore(db: D1Database, now: () => number) {
 
   /** By id or by name. */
   async function get(idOrName: string): Promise<TenantView> {
+    return toTenant(await getRow(idOrName))
+  }
+
+  async function getRow(idOrName: string): Promise<TenantRow> {
     const row = await db.prepare('SELECT * FROM tenants WHERE id = ?1 OR name = ?1').bind(idOrName).first<TenantRow>()
     if (row === null) {
       throw new RingletError('route_unknown', 'there is no such tenant')
     }
-    return toTenant(row)
+    return row
   }
 
+  /** Changes made at the same time both count: the row is written only as it was read, and read again otherwise. */
   async function update(idOrName: string, change: UpdateTenant): Promise<TenantView> {
-    const tenant = await get(idOrName)
-    const limits = Object.entries({ ...tenant.limits, ...change.limits }).filter(([, value]) => value !== null)
-    const next: TenantView = {
-      ...tenant,
-      scopes: scopesSchema.parse({ ...tenant.scopes, ...change.scopes }),
-      limits: limitsSchema.parse(Object.fromEntries(limits)),
-      disabled: change.disabled ?? tenant.disabled,
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
+      const row = await getRow(idOrName)
+      const next = changed(toTenant(row), change)
+      const written = await db
+        .prepare(
+          `UPDATE tenants SET scopes = ?1, limits = ?2, disabled = ?3
+           WHERE id = ?4 AND scopes = ?5 AND limits = ?6 AND disabled = ?7 RETURNING id`,
+        )
+        .bind(
+          JSON.stringify(next.scopes),
+          JSON.stringify(next.limits),
+          next.disabled ? 1 : 0,
+          row.id,
+          row.scopes,
+          row.limits,
+          row.disabled,
+        )
+        .first()
+      if (written !== null) {
+        return next
+      }
     }
-    await db
-      .prepare('UPDATE tenants SET scopes = ?, limits = ?, disabled = ? WHERE id = ?')
-      .bind(JSON.stringify(next.scopes), JSON.stringify(next.limits), next.disabled ? 1 : 0, tenant.id)
-      .run()
-    return next
+    throw new RingletError('conflict', 'the tenant is being changed by others; try again')
   }
 
   async function listTokens(idOrName: string): Promise<TokenView[]> {
@@ -210,6 +227,16 @@ export function createTenantStore(db: D1Database, now: () => number) {
 }
 
 export type TenantStore = ReturnType<typeof createTenantStore>
+
+function changed(tenant: TenantView, change: UpdateTenant): TenantView {
+  const limits = Object.entries({ ...tenant.limits, ...change.limits }).filter(([, value]) => value !== null)
+  return {
+    ...tenant,
+    scopes: scopesSchema.parse({ ...tenant.scopes, ...change.scopes }),
+    limits: limitsSchema.parse(Object.fromEntries(limits)),
+    disabled: change.disabled ?? tenant.disabled,
+  }
+}
 
 function toTenant(row: TenantRow): TenantView {
   return {

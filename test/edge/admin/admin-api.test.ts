@@ -38,6 +38,24 @@ describe('tenants', () => {
     expect(await world.admin('POST', '/admin/tenants', input)).toMatchObject({ status, body: { code, param } })
   })
 
+  test('changed by several at once keep every change', async () => {
+    await world.createTenant({ name: 'busy' })
+    const changes = [
+      { disabled: true },
+      { limits: { requestsPerMinute: 1 } },
+      { limits: { concurrentRequests: 2 } },
+      { limits: { maxNewTokens: 3 } },
+      { scopes: { adapters: ['busy/*'] } },
+      { scopes: { buckets: ['loras'] } },
+    ]
+    await Promise.all(changes.map((change) => world.admin('PATCH', '/admin/tenants/busy', change)))
+    expect((await world.admin('GET', '/admin/tenants/busy')).body).toMatchObject({
+      disabled: true,
+      limits: { requestsPerMinute: 1, concurrentRequests: 2, maxNewTokens: 3 },
+      scopes: { adapters: ['busy/*'], buckets: ['loras'] },
+    })
+  })
+
   test('that do not exist are 404', async () => {
     expect((await world.admin('GET', '/admin/tenants/nobody')).status).toBe(404)
     expect((await world.admin('POST', '/admin/tenants/nobody/tokens', {})).status).toBe(404)

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Parity, decode table and LoRA ratios on a GPU, into one JSON file. Needs this repository with its node_modules, a Node binary
 # and, for CUDA, the folder that `npm run setup:cuda` filled; no network.
-#   bench/gpu.sh [--node NODE] [--device cuda:0|cpu] [--cuda-dir DIR] [--out FILE] [--shapes 1b,7b] [--dtype f16] [--small]
+#   bench/gpu.sh [--node NODE] [--device cuda:0|cpu] [--cuda-dir DIR] [--out FILE] [--shapes 1b,7b] [--dtype f16]
+#     [--goldens llama,…] [--rounds N] [--no-cuda-graphs] [--small]
+# A part that fails is named in the file and leaves the others. Exit status: 0 all well, 4 parity is off, 5 a part failed.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 node=node

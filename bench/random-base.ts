@@ -40,6 +40,8 @@ export const SHAPE_05B: Shape = {
   positions: 1024,
 }
 
+const FRESH_NUMBERS = 1 << 22
+
 export function randomBase(shape: Shape): WeightSource {
   const decoder = llamaDecoder(shape)
   const tensors = decoderTensors(decoder)
@@ -51,8 +53,13 @@ export function randomBase(shape: Shape): WeightSource {
       const next = randomFloats([...name].reduce((hash, letter) => hash * 31 + letter.charCodeAt(0), 7))
       const values = new Float32Array(sizes.reduce((product, size) => product * size, 1))
       const scale = sizes.length === 1 ? 1 : 1 / Math.sqrt(sizes[1]!)
-      for (let i = 0; i < values.length; i++) {
+      const fresh = Math.min(values.length, FRESH_NUMBERS)
+      for (let i = 0; i < fresh; i++) {
         values[i] = sizes.length === 1 ? 1 : scale * next()
+      }
+      // Of billions of numbers most repeat: making them would take longer than what is measured.
+      for (let filled = fresh; filled < values.length; filled *= 2) {
+        values.copyWithin(filled, 0, Math.min(filled, values.length - filled))
       }
       return values
     },

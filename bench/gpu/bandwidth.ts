@@ -1,27 +1,23 @@
 // How fast the device reads its memory: a large matrix times a vector.
 
-import { DeviceContext, type DeviceTarget } from '../../gpu-node/model/device/device-context.ts'
+import { DeviceContext } from '../../gpu-node/model/device/device-context.ts'
 import { GraphWriter, MICROSOFT } from '../../gpu-node/model/graph/graph-writer.ts'
 import { OrtBinding } from '../../gpu-node/ort/binding.ts'
 import { OrtEnvironment } from '../../gpu-node/ort/environment.ts'
-import type { BenchDevice } from './open.ts'
+import { type BenchDevice, targetOf } from './open.ts'
 import type { GpuBenchSettings } from './settings.ts'
 
 /** GB/s, the best of several tries. */
-export function deviceBandwidth(
-  { device, threads, lengths }: GpuBenchSettings,
-  { libraryFile, cuda }: BenchDevice,
-): number {
+export function deviceBandwidth(settings: GpuBenchSettings, found: BenchDevice): number {
+  const { threads, lengths } = settings
+  const { libraryFile } = found
   const small = lengths[0] < 128
   const rows = small ? 1024 : 16_384
   const columns = 16_384
   const bytes = rows * columns * 2
   const environment = new OrtEnvironment(threads, libraryFile)
   const limit = bytes + 2 ** 29
-  const target: DeviceTarget =
-    device.kind === 'cpu'
-      ? device
-      : { kind: 'cuda', deviceId: device.deviceId, cuda, residentLimit: limit, workspaceLimit: limit }
+  const target = targetOf(settings, found, limit, limit)
   const context = new DeviceContext(environment, target)
   const graph = new GraphWriter('float16')
   const inputs = [graph.input('x', 'float32', [1, columns]), graph.input('w', 'float32', [rows, columns])]

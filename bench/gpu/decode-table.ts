@@ -1,6 +1,7 @@
 // Decode steps by batch and adapters, and what follows from them: floors, LoRA ratios, copies, the host's share.
 
-import { Sampler } from '../../gpu-node/engine/sampling/sampler.ts'
+import { RowSampler } from '../../gpu-node/engine/sampling/row-sampler.ts'
+import type { DrawContext } from '../../gpu-node/engine/sampling/sampler.ts'
 import { TokenHistory } from '../../gpu-node/engine/sampling/score-changes.ts'
 import type { DeviceRunner } from '../../gpu-node/model/device/device-runner.ts'
 import { packAdapter } from '../../gpu-node/model/pack-adapter.ts'
@@ -87,6 +88,7 @@ function loadAll(runner: DeviceRunner, adapters: readonly PackedAdapter[], slots
   for (let slot = 0; slot < slots; slot++) {
     const start = performance.now()
     runner.loadAdapter(slot, adapters[slot % adapters.length]!)
+    runner.settle([slot])
     times.push(performance.now() - start)
   }
   return times.sort((a, b) => a - b)[Math.floor(times.length / 2)]!
@@ -102,9 +104,17 @@ function stepsOf(
 ): Record<string, () => void> {
   const tokens = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % vocab)
   const positions = new Int32Array(rows).fill(position)
+  const sampler = new RowSampler(vocab, runner.kept)
+  const draws = Array.from({ length: rows }, (_, row) => ({ row, context: greedy() }))
   let turn = 0
   const step = (slotOf: (row: number) => number | undefined) => () => {
-    runner.decode({ tokens, positions, adapterSlots: Array.from({ length: rows }, (_, row) => slotOf(row)) })
+    runner.decode({
+      tokens,
+      positions,
+      adapterSlots: Array.from({ length: rows }, (_, row) => slotOf(row)),
+      keep: true,
+    })
+    sampler.draw(undefined, draws)
   }
   return {
     none: step(() => undefined),
@@ -156,17 +166,16 @@ function manyAdapters(
   return sum(few) / sum(many)
 }
 
+function greedy(): DrawContext {
+  const params = { temperature: 1, doSample: false, seed: 0, alternatives: 0 }
+  const history = new TokenHistory(params, new Int32Array(0), new Int32Array(0))
+  return { params, history, previousToken: 0, draw: 0, mask: undefined }
+}
+
 /** What of a greedy step is not spent in ONNX Runtime's runs. */
 function hostShare(runner: DeviceRunner, rows: number, position: number, vocab: number): number {
-  const params = { temperature: 1, doSample: false, seed: 0, alternatives: 0 }
-  const sampler = new Sampler(vocab)
-  const context = {
-    params,
-    history: new TokenHistory(params, new Int32Array(0), new Int32Array(0)),
-    previousToken: 0,
-    draw: 0,
-    mask: undefined,
-  }
+  const sampler = new RowSampler(vocab, runner.kept)
+  const draws = Array.from({ length: rows }, (_, row) => ({ row, context: greedy() }))
   const tokens = new Int32Array(rows).fill(1)
   const positions = new Int32Array(rows).fill(position)
   const adapterSlots = Array.from({ length: rows }, (_, row) => row % 8)
@@ -182,10 +191,8 @@ function hostShare(runner: DeviceRunner, rows: number, position: number, vocab: 
     for (let i = 0; i < 20; i++) {
       inside = 0
       const start = performance.now()
-      const logits = runner.decode({ tokens, positions, adapterSlots })
-      for (let row = 0; row < rows; row++) {
-        sampler.sample(logits.subarray(row * vocab, (row + 1) * vocab), context)
-      }
+      runner.decode({ tokens, positions, adapterSlots, keep: true })
+      sampler.draw(undefined, draws)
       const whole = performance.now() - start
       shares.push((whole - inside) / whole)
     }

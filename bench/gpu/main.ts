@@ -4,36 +4,67 @@ import { writeFile } from 'node:fs/promises'
 import { deviceBandwidth } from './bandwidth.ts'
 import { measureShape, type ShapeReport } from './decode-table.ts'
 import { findDevice } from './open.ts'
-import { measureParity } from './parity.ts'
+import { measureParity, type ParityRow } from './parity.ts'
+import { measureSampling, type SamplingParity } from './sampling.ts'
 import { readSettings } from './settings.ts'
+
+/** Exit status: 0 all well, 4 parity is off, 5 some part could not be measured. */
+const PARITY_OFF = 4
+const PART_FAILED = 5
 
 async function main(): Promise<void> {
   const settings = readSettings(process.argv.slice(2))
   const device = await findDevice(settings)
   const { name, totalBytes } = device.limit
-  console.log(`${name}, weights in ${settings.dtype}`)
-  const parity = await measureParity(settings, device)
-  for (const { model, worstRelative, tolerance, tokensAgreed, tokensWanted, ok } of parity) {
-    const figures = `worst logit ${worstRelative.toExponential(1)} (≤ ${tolerance}), tokens ${tokensAgreed}/${tokensWanted}`
-    console.log(`parity ${model}: ${ok ? 'ok' : 'FAILED'}, ${figures}`)
-  }
-  const gigabytesPerSecond = deviceBandwidth(settings, device)
-  console.log(`memory is read at ${gigabytesPerSecond.toFixed(0)} GB/s`)
+  const { out, dtype, rounds, rank, slots, lengths, graphs } = settings
+  console.log(`${name}, weights in ${dtype}`)
+  const about = { device: name, totalBytes, node: process.version, dtype, rounds, rank, slots, lengths, graphs }
+  const parity: ParityRow[] = []
+  const sampling: SamplingParity[] = []
   const shapes: ShapeReport[] = []
+  const failed: { part: string; error: string }[] = []
+  const report = { about, failed, parity, sampling, gigabytesPerSecond: undefined as number | undefined, shapes }
+  /** A part that fails leaves the others; the file has what is known so far. */
+  const attempt = async (part: string, measure: () => Promise<void> | void): Promise<void> => {
+    try {
+      await measure()
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error)
+      failed.push({ part, error: why })
+      console.log(`${part}: FAILED, ${why}`)
+    }
+    await writeFile(out, `${JSON.stringify(report, null, 2)}\n`)
+  }
+  for (const model of settings.goldens) {
+    await attempt(`parity ${model}`, async () => {
+      const row = await measureParity(settings, device, model)
+      parity.push(row)
+      const { worstRelative, tolerance, tokensAgreed, tokensWanted, ok } = row
+      const figures = `worst logit ${worstRelative.toExponential(1)} (≤ ${tolerance}), tokens ${tokensAgreed}/${tokensWanted}`
+      console.log(`parity ${model}: ${ok ? 'ok' : 'OFF'}, ${figures}`)
+    })
+  }
+  await attempt('parity of sampling', () => {
+    const row = measureSampling(settings, device)
+    sampling.push(row)
+    console.log(
+      `parity of sampling: ${row.ok ? 'ok' : 'OFF'}, ${row.agreed}/${row.draws} draws, ${row.wholeRows} whole rows`,
+    )
+  })
+  await attempt('bandwidth', () => {
+    report.gigabytesPerSecond = deviceBandwidth(settings, device)
+    console.log(`memory is read at ${report.gigabytesPerSecond.toFixed(0)} GB/s`)
+  })
   for (const { name: shapeName, shape } of settings.shapes) {
-    const report = await measureShape(settings, device, shapeName, shape, gigabytesPerSecond)
-    shapes.push(report)
-    printShape(report)
-    // After each shape: a later one that fails leaves what is known.
-    await save()
+    await attempt(`shape ${shapeName}`, async () => {
+      const measured = await measureShape(settings, device, shapeName, shape, report.gigabytesPerSecond ?? Number.NaN)
+      shapes.push(measured)
+      printShape(measured)
+    })
   }
-  async function save(): Promise<void> {
-    const { out, dtype, rounds, rank, slots, lengths, graphs } = settings
-    const about = { device: name, totalBytes, node: process.version, dtype, rounds, rank, slots, lengths, graphs }
-    await writeFile(out, `${JSON.stringify({ about, parity, gigabytesPerSecond, shapes }, null, 2)}\n`)
-  }
-  console.log(`written: ${settings.out}`)
-  process.exitCode = parity.every(({ ok }) => ok) ? 0 : 4
+  console.log(`written: ${out}`)
+  const off = [...parity, ...sampling].some(({ ok }) => !ok)
+  process.exitCode = failed.length > 0 ? PART_FAILED : off ? PARITY_OFF : 0
 }
 
 function printShape({ shape, plan, notices, steps, ratios }: ShapeReport): void {

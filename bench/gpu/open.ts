@@ -37,18 +37,29 @@ export async function findDevice({ device, cudaFolder }: GpuBenchSettings): Prom
   return { limit, libraryFile: state.libraryFile, cuda: state.cuda }
 }
 
+export function targetOf(
+  { device }: GpuBenchSettings,
+  { cuda }: BenchDevice,
+  residentLimit: number,
+  workspaceLimit: number,
+): DeviceTarget {
+  return device.kind === 'cpu'
+    ? device
+    : { kind: 'cuda', deviceId: device.deviceId, cuda, residentLimit, workspaceLimit }
+}
+
 export async function openForBench(
   settings: GpuBenchSettings,
-  { limit, libraryFile, cuda }: BenchDevice,
+  found: BenchDevice,
   checkpoint: WeightSource,
   sizes: DeviceSizes,
   banks: BankSizes,
 ): Promise<{ runner: DeviceRunner; plan: string; notices: string[] }> {
-  const { device, dtype, threads, graphs } = settings
+  const { dtype, threads, graphs } = settings
+  const { limit, libraryFile } = found
   const { needs, residentLimit, workspaceLimit } = deviceNeeds(deviceModel(checkpoint.decoder, dtype, banks), sizes)
   const plan = describeNeeds(planMemory(needs, limit))
-  const target: DeviceTarget =
-    device.kind === 'cpu' ? device : { kind: 'cuda', deviceId: device.deviceId, cuda, residentLimit, workspaceLimit }
+  const target = targetOf(settings, found, residentLimit, workspaceLimit)
   const notices: string[] = []
   const runner = await openDeviceRunner({
     checkpoint,

@@ -19,30 +19,30 @@ export interface ParityRow {
   ok: boolean
 }
 
-export async function measureParity(settings: GpuBenchSettings, device: BenchDevice): Promise<ParityRow[]> {
-  const rows: ParityRow[] = []
-  for (const model of settings.goldens) {
-    const folder = join(import.meta.dirname, '../../test/fixtures/goldens', model)
-    const report = await runGoldenCase(folder, model, 'f32', {
-      open: async (checkpoint, { maxRows, maxPositions, adapterSlots }) => {
-        const sizes = { maxRows, maxPositions, maxChunk: 64, maxLogits: 64 }
-        const banks = { slots: adapterSlots + 1, maxRank: 72 }
-        return (await openForBench(settings, device, checkpoint, sizes, banks)).runner
-      },
-    })
-    const tolerance = TOLERANCE[settings.dtype]
-    const worstRelative = Math.max(...report.rows.map(({ relative }) => relative))
-    const sum = (key: 'agreed' | 'wanted'): number => report.rows.reduce((total, row) => total + row[key], 0)
-    rows.push({
-      model,
-      runs: report.rows.length,
-      worstRelative,
-      tolerance,
-      tokensAgreed: sum('agreed'),
-      tokensWanted: sum('wanted'),
-      notCovered: report.notCovered,
-      ok: report.rows.length > 0 && report.notCovered.length === 0 && worstRelative <= tolerance,
-    })
+export async function measureParity(
+  settings: GpuBenchSettings,
+  device: BenchDevice,
+  model: string,
+): Promise<ParityRow> {
+  const folder = join(import.meta.dirname, '../../test/fixtures/goldens', model)
+  const report = await runGoldenCase(folder, model, 'f32', {
+    open: async (checkpoint, { maxRows, maxPositions, adapterSlots }) => {
+      const sizes = { maxRows, maxPositions, maxChunk: 64, maxLogits: 64 }
+      const banks = { slots: adapterSlots + 1, maxRank: 72 }
+      return (await openForBench(settings, device, checkpoint, sizes, banks)).runner
+    },
+  })
+  const tolerance = TOLERANCE[settings.dtype]
+  const worstRelative = Math.max(...report.rows.map(({ relative }) => relative))
+  const sum = (key: 'agreed' | 'wanted'): number => report.rows.reduce((total, row) => total + row[key], 0)
+  return {
+    model,
+    runs: report.rows.length,
+    worstRelative,
+    tolerance,
+    tokensAgreed: sum('agreed'),
+    tokensWanted: sum('wanted'),
+    notCovered: report.notCovered,
+    ok: report.rows.length > 0 && report.notCovered.length === 0 && worstRelative <= tolerance,
   }
-  return rows
 }

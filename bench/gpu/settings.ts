@@ -52,6 +52,7 @@ export function readSettings(argv: readonly string[]): GpuBenchSettings {
       shapes: { type: 'string' },
       dtype: { type: 'string' },
       rounds: { type: 'string' },
+      goldens: { type: 'string' },
       'no-cuda-graphs': { type: 'boolean', default: false },
       small: { type: 'boolean', default: false },
     },
@@ -84,7 +85,7 @@ export function readSettings(argv: readonly string[]): GpuBenchSettings {
     lengths: small ? [8, 8] : [128, 128],
     slots: small ? 8 : 64,
     rank: small ? 4 : 16,
-    goldens: small ? ['gpt2'] : ['llama', 'gemma2', 'gpt2', 'phi3-longrope', 'qwen3-moe'],
+    goldens: (values.goldens ?? (small ? 'gpt2' : 'llama,gemma2,gpt2,phi3-longrope,qwen3-moe')).split(','),
     graphs: choice.kind === 'cuda' && !values['no-cuda-graphs'],
   }
 }

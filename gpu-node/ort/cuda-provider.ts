@@ -25,6 +25,8 @@ export function cudaOptionTexts({ deviceId, memoryLimit, graphs }: CudaOptions):
     enable_cuda_graph: graphs ? '1' : '0',
     // Sums in f32 where cuBLAS would add halves: parity is worth more than the last percents.
     use_tf32: '0',
+    // Flash (1), memory-efficient (2) and plain (16) attention: cuDNN's would depend on which cuDNN the machine has, if any.
+    sdpa_kernel: '19',
   }
 }
 

@@ -202,6 +202,11 @@ export class DeviceRunner implements ModelRunner {
     this.#banks.load(adapterSlot, adapter)
   }
 
+  /** Waits until the adapters in these slots are there; steps that use them do so themselves. */
+  settle(adapterSlots: readonly number[]): void {
+    this.#banks.settle(adapterSlots)
+  }
+
   unloadAdapter(adapterSlot: number): void {
     this.#banks.unload(adapterSlot)
   }

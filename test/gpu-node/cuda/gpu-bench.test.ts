@@ -23,10 +23,26 @@ test('the GPU bench runs on a processor and writes parity, steps and ratios', as
   expect(stdout).toContain('parity gpt2: ok')
   const report = JSON.parse(await readFile(out, 'utf8'))
   expect(report.parity[0]).toMatchObject({ model: 'gpt2', ok: true })
+  expect(report.sampling[0]).toMatchObject({ ok: true })
+  expect(report.sampling[0].draws).toBeGreaterThan(report.sampling[0].wholeRows)
+  expect(report.failed).toEqual([])
   expect(report.shapes[0].steps).toHaveLength(8)
   const values = Object.values(report.shapes[0].ratios as Record<string, { value: number }>)
   expect(values).toHaveLength(9)
   expect(values.every(({ value }) => Number.isFinite(value) && value > 0)).toBe(true)
+  await rm(folder, { recursive: true })
+})
+
+test('a part that fails is named in the file, and the others are measured', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'ringlet-bench-'))
+  const out = join(folder, 'bench.json')
+  const args = ['--device', 'cpu', '--small', '--goldens', 'gpt2,nowhere', '--rounds', '2', '--out', out]
+  expect((await failure(args)).code).toBe(5)
+  const report = JSON.parse(await readFile(out, 'utf8'))
+  expect(report.failed).toEqual([{ part: 'parity nowhere', error: expect.stringContaining('nowhere') }])
+  expect(report.parity).toHaveLength(1)
+  expect(report.shapes).toHaveLength(1)
+  expect(report.gigabytesPerSecond).toBeGreaterThan(0)
   await rm(folder, { recursive: true })
 })
 

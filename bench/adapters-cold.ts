@@ -1,6 +1,6 @@
 /**
  * Time between two tokens of running streams while cold adapters load, 10 a second and 50 at once for 200 requests, beside
- * quiet streams and beside the same requests for adapters that are loaded.
+ * quiet streams, the same requests for adapters that are loaded, and the same loads without requests (prefetches).
  * `npx tsx bench/adapters-cold.ts [--rank R] [--targets all] [--rounds N] [--seconds S] [--only steady|burst]`
  *
  * One node process with a base of SmolLM2-135M's shape (random weights), driven over HTTP. A cold adapter is a local directory
@@ -14,7 +14,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { constants, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type BenchNode, startBenchNode } from './bench-node.ts'
+import { type BenchNode, localAdapter, startBenchNode } from './bench-node.ts'
 import { describeMachine, quantile, spread } from './machine.ts'
 import { SHAPE_135M } from './random-base.ts'
 import { ALL_LINEAR, writeRandomAdapter, writeRandomBase } from './random-files.ts'
@@ -46,7 +46,7 @@ const targets = values.targets === 'all' ? ALL_LINEAR : values.targets.split(','
 let written = 0
 
 /** Requests beside the streams: some a second, or all at once. */
-type Beside = { kind: 'none' } | { kind: 'steady' | 'burst'; cold: boolean }
+type Beside = { kind: 'none' } | { kind: 'steady' | 'burst'; cold: boolean; prefetch?: boolean }
 
 interface Measured {
   /** Ms between two tokens of a stream. */
@@ -62,8 +62,10 @@ const PHASES: Record<string, Beside> = {
   [QUIET]: { kind: 'none' },
   '10 requests/s, loaded': { kind: 'steady', cold: false },
   '10 requests/s, cold': { kind: 'steady', cold: true },
+  '10 prefetches/s, cold': { kind: 'steady', cold: true, prefetch: true },
   '200 at once, loaded': { kind: 'burst', cold: false },
   '200 for 50 cold at once': { kind: 'burst', cold: true },
+  '200 prefetches of 50 cold': { kind: 'burst', cold: true, prefetch: true },
 }
 
 console.log(describeMachine())
@@ -126,7 +128,12 @@ async function measure(on: BenchNode, streamAdapters: readonly string[], beside:
   const answers: number[] = []
   const ask = async (i: number) => {
     const askedAt = performance.now()
-    await on.generate({ adapter: wanted[i % wanted.length], prompt: PROMPT, tokens: 1 })
+    const adapter = wanted[i % wanted.length]
+    if (beside.kind !== 'none' && beside.prefetch) {
+      await on.post('/adapters/prefetch', {}, { action: 'prefetch', adapter: localAdapter(adapter) })
+    } else {
+      await on.generate({ adapter, prompt: PROMPT, tokens: 1 })
+    }
     answers.push(performance.now() - askedAt)
   }
   const startedAt = performance.now()

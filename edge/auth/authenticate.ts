@@ -3,6 +3,7 @@
 import { LRUCache } from 'lru-cache'
 import { RingletError } from '../../shared/errors.ts'
 import type { TokenRecord } from '../tenants/tenant-store.ts'
+import { checkInForce } from './in-force.ts'
 import { equalBytes, hashToken, tokenKeyId } from './token.ts'
 
 /** SHA-256 of nothing that is a token: compared with where there is no record, so that both ways take the same time. */
@@ -53,16 +54,6 @@ async function isTokenOf(text: string, keyId: string, wanted: Uint8Array): Promi
   }
   proven.set(keyId, { token, hash })
   return true
-}
-
-/** Also asked again and again while a stream is running. */
-export function checkInForce(record: TokenRecord | undefined, now: number): asserts record is TokenRecord {
-  if (record === undefined || record.revokedAt !== undefined || record.disabled) {
-    throw new RingletError('token_revoked', 'the token has been revoked')
-  }
-  if (record.expiresAt !== undefined && record.expiresAt <= now) {
-    throw new RingletError('token_revoked', 'the token has expired')
-  }
 }
 
 export async function isAdminToken(token: string, adminToken: string | undefined): Promise<boolean> {

@@ -4,8 +4,7 @@
  * database read each two seconds.
  */
 
-import type { TokenRecord } from '../tenants/tenant-store.ts'
-import { checkInForce } from './authenticate.ts'
+import { checkInForce, type TokenValidity } from './in-force.ts'
 
 /** With the greatest age of a remembered record this stays below the 5 s within which a revocation counts. */
 const CHECK_INTERVAL_MS = 2_000
@@ -14,7 +13,7 @@ const RENEW_EVERY_CHECKS = 10
 
 export interface WatchOptions {
   keyId: string
-  findWithin: (keyId: string, maxAgeMs: number) => Promise<TokenRecord | undefined>
+  findWithin: (keyId: string, maxAgeMs: number) => Promise<TokenValidity | undefined>
   renewLease: () => Promise<void>
   now: () => number
   /** Given the error with which the request ends. */
@@ -31,7 +30,7 @@ export function watchRequest(options: WatchOptions): () => void {
   }, CHECK_INTERVAL_MS)
 
   async function check(renew: boolean): Promise<void> {
-    let record: TokenRecord | undefined
+    let record: TokenValidity | undefined
     try {
       record = await options.findWithin(options.keyId, RECORD_AGE_MS)
       // A request that ended meanwhile has given its lease back; renewing would bring it to life again.

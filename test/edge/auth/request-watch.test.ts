@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import type { TokenValidity } from '../../../edge/auth/in-force.ts'
 import { watchRequest } from '../../../edge/auth/request-watch.ts'
-import type { TokenRecord } from '../../../edge/tenants/tenant-store.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()
@@ -9,11 +9,11 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-const record = { keyId: 'k', disabled: false, revokedAt: undefined, expiresAt: undefined } as TokenRecord
+const record: TokenValidity = { disabled: false, revokedAt: undefined, expiresAt: undefined }
 
 /** A watched request whose token is being looked up when it comes to renew its lease, after twenty seconds. */
 async function watched() {
-  const lookups: ((found: TokenRecord) => void)[] = []
+  const lookups: ((found: TokenValidity) => void)[] = []
   let renewals = 0
   const stop = watchRequest({
     keyId: 'k',

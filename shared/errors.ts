@@ -116,13 +116,42 @@ export function toLoraxError(error: RingletError): LoraxErrorBody {
   }
 }
 
+/** Clients made for OpenAI's API look for its own code when a prompt is too long, to shorten it. */
+const OPENAI_CODES = { prompt_too_long: 'context_length_exceeded' } as const satisfies Partial<
+  Record<ErrorCode, string>
+>
+
 /** OpenAI's error body. */
 export interface OpenAiErrorBody {
-  error: { message: string; type: string; code: ErrorCode; param: string | null }
+  error: { message: string; type: string; code: string; param: string | null }
+}
+
+function openAiCode(code: ErrorCode): string {
+  const codes: Partial<Record<ErrorCode, string>> = OPENAI_CODES
+  return codes[code] ?? code
+}
+
+/** The code in an error body of either API, if it is one of ours. */
+export function readErrorCode(text: unknown): ErrorCode | undefined {
+  if (typeof text !== 'string') {
+    return undefined
+  }
+  const own = Object.entries(OPENAI_CODES).find(([, theirs]) => theirs === text)?.[0] ?? text
+  return Object.hasOwn(ERROR_KINDS, own) ? (own as ErrorCode) : undefined
+}
+
+/** OpenAI's API knows no 422: what is wrong with a request is a 400 there, and its clients' classes go by the status. */
+export function statusOf({ kind: { status } }: RingletError, api: 'lorax' | 'openai'): number {
+  return api === 'openai' && status === 422 ? 400 : status
 }
 
 export function toOpenAiError(error: RingletError): OpenAiErrorBody {
   return {
-    error: { message: error.message, type: error.kind.openAiType, code: error.code, param: error.param ?? null },
+    error: {
+      message: error.message,
+      type: error.kind.openAiType,
+      code: openAiCode(error.code),
+      param: error.param ?? null,
+    },
   }
 }

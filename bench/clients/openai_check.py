@@ -131,11 +131,13 @@ def _():
 @checks.check("errors: classes, code, param")
 def _():
     raises(openai.NotFoundError, lambda: create(model="nobody"))
-    error = raises(openai.UnprocessableEntityError, lambda: create(temperature=5))
+    error = raises(openai.BadRequestError, lambda: create(temperature=5))
     assert error.param == "temperature" and error.code == "field_invalid" and error.type == "invalid_request_error"
     stranger = OpenAI(base_url=f"{url}/v1", api_key="rl_nobody_nothing", max_retries=0)
     raises(openai.AuthenticationError, lambda: stranger.models.list())
-    raises(openai.UnprocessableEntityError, lambda: create(reasoning_effort="high"))
+    raises(openai.BadRequestError, lambda: create(reasoning_effort="high"))
+    error = raises(openai.BadRequestError, lambda: create(max_tokens=100_000))
+    assert error.code == "context_length_exceeded" and error.param == "messages"
 
 
 @checks.check("fields without effect are told in x-ringlet-ignored")

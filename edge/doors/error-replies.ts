@@ -2,7 +2,7 @@
 
 import { HTTPException } from 'hono/http-exception'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
-import { RingletError, toLoraxError, toOpenAiError } from '../../shared/errors.ts'
+import { RingletError, statusOf, toLoraxError, toOpenAiError } from '../../shared/errors.ts'
 import type { AppContext } from '../app-types.ts'
 
 export function replyWithError(error: unknown, c: AppContext): Response {
@@ -23,7 +23,7 @@ export function replyWithError(error: unknown, c: AppContext): Response {
     c.header('www-authenticate', 'Bearer')
   }
   const body = c.get('errorStyle') === 'openai' ? toOpenAiError(known) : toLoraxError(known)
-  return c.json(body, known.kind.status as ContentfulStatusCode)
+  return c.json(body, statusOf(known, c.get('errorStyle')) as ContentfulStatusCode)
 }
 
 function toRingletError(error: unknown): RingletError {

@@ -1,6 +1,6 @@
 /** One try at one node, up to its headers: what came of it, and may another node be tried? */
 
-import { ERROR_KINDS, type ErrorCode } from '../../shared/errors.ts'
+import { ERROR_KINDS, type ErrorCode, readErrorCode } from '../../shared/errors.ts'
 import { NODE_LOAD_HEADER } from '../../shared/fleet.ts'
 import type { Route } from '../routing/router.ts'
 import type { ForwardDeps, ForwardRequest } from './forward-types.ts'
@@ -109,7 +109,7 @@ function errorCode(body: string): ErrorCode | undefined {
   }
   const outer = field(value, 'code')
   const code = typeof outer === 'string' ? outer : field(field(value, 'error'), 'code')
-  return typeof code === 'string' && Object.hasOwn(ERROR_KINDS, code) ? (code as ErrorCode) : undefined
+  return readErrorCode(code)
 }
 
 function field(value: unknown, name: string): unknown {

@@ -29,7 +29,7 @@ export function addEmbedRoutes(app: Hono, context: NodeContext, guard: TicketGua
       const first = embedded.vectors[0] ?? new Float32Array(0)
       return route === '/embed'
         ? c.json({ embeddings: [...first] }, 200, headers)
-        : c.json(toEmbeddings(parsed, embedded), 200, headers)
+        : c.json(toEmbeddings(parsed, embedded, context.identity.baseModel), 200, headers)
     })
   }
 }
@@ -55,7 +55,12 @@ async function embedAll(
     const message = `\`dimensions\` must be <= ${spec.hiddenSize}. Given: ${parsed.dimensions}`
     throw new RingletError('field_invalid', message, { param: 'dimensions' })
   }
-  const limits = { maxPositions: spec.maxPositions, vocabSize: spec.vocabSize, maxNewTokens: undefined }
+  const limits = {
+    maxPositions: spec.maxPositions,
+    vocabSize: spec.vocabSize,
+    maxNewTokens: undefined,
+    promptField: parsed.route === '/embed' ? ('inputs' as const) : ('input' as const),
+  }
   const inputs = parsed.inputs.map((input) =>
     typeof input === 'string' ? { kind: 'text' as const, text: input } : { kind: 'tokens' as const, tokens: input },
   )
@@ -120,7 +125,7 @@ function normalise(vector: Float32Array): Float32Array {
   return length === 0 ? vector : vector.map((x) => x / length)
 }
 
-function toEmbeddings(parsed: ParsedEmbed, embedded: Embedded): Embeddings {
+function toEmbeddings(parsed: ParsedEmbed, embedded: Embedded, baseModel: string): Embeddings {
   return {
     object: 'list',
     data: embedded.vectors.map((vector, index) => ({
@@ -128,7 +133,7 @@ function toEmbeddings(parsed: ParsedEmbed, embedded: Embedded): Embeddings {
       index,
       embedding: parsed.encoding === 'base64' ? toBase64(vector) : [...vector],
     })),
-    model: parsed.adapter.model ?? '',
+    model: parsed.adapter.model || baseModel,
     usage: { prompt_tokens: embedded.promptTokens, total_tokens: embedded.promptTokens },
   }
 }

@@ -1,7 +1,7 @@
 /** Errors as replies: the API's shape, the code's status, Retry-After. What is not a RingletError shows no detail. */
 
 import type { ApiStyle } from '../../shared/api/generate-request.ts'
-import { RingletError, toLoraxError, toOpenAiError } from '../../shared/errors.ts'
+import { RingletError, statusOf, toLoraxError, toOpenAiError } from '../../shared/errors.ts'
 
 /** `/v1/...` speaks OpenAI's, all else LoRAX's. */
 export function apiOf(path: string): ApiStyle {
@@ -21,7 +21,7 @@ export function errorBody(error: RingletError, api: ApiStyle): object {
 
 export function errorResponse(error: RingletError, api: ApiStyle): Response {
   return Response.json(errorBody(error, api), {
-    status: error.kind.status,
+    status: statusOf(error, api),
     headers: {
       ...(error.retryAfterSeconds === undefined ? {} : { 'retry-after': String(Math.ceil(error.retryAfterSeconds)) }),
     },

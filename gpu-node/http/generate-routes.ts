@@ -16,6 +16,7 @@ import { writeLoraxStream } from './lorax-stream.ts'
 import type { NodeContext } from './node-context.ts'
 import { toChatCompletion, toCompletion, usageOf } from './openai-reply.ts'
 import { writeOpenAiStream } from './openai-stream.ts'
+import type { PromptField } from './prepare-prompt.ts'
 import { createProgressRelay } from './progress-relay.ts'
 import { readJsonBody } from './read-body.ts'
 import {
@@ -96,6 +97,7 @@ function start(
   return startGeneration(context, {
     ticket: job.ticket,
     request: job.parsed.request,
+    promptField: promptFieldOf(job.parsed),
     adapterTokens: readAdapterTokens(c.req.raw.headers),
     delivered: job.delivered,
     signal: job.gone.signal,
@@ -189,6 +191,10 @@ function writeEvents(
   return parsed.api === 'openai'
     ? writeOpenAiStream({ tokenizer, parsed, ticket, identity }, generation, position, deliveredCount, writer)
     : writeLoraxStream({ ...parsed, tokenizer }, generation, position, writer)
+}
+
+function promptFieldOf({ route }: ParsedGenerate): PromptField {
+  return route === '/v1/chat/completions' ? 'messages' : route === '/v1/completions' ? 'prompt' : 'inputs'
 }
 
 /** LoRAX counts the characters of `inputs`. */

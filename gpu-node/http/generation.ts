@@ -16,13 +16,14 @@ import { toolGrammar, toToolError } from '../tools/tool-grammar.ts'
 import type { ToolParser } from '../tools/tool-parser.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
 import type { NodeContext } from './node-context.ts'
-import { type PreparedPrompt, preparePrompts } from './prepare-prompt.ts'
+import { type PreparedPrompt, type PromptField, preparePrompts } from './prepare-prompt.ts'
 import { RunningGeneration } from './running-generation.ts'
 import { checkLogitBias } from './sequence-request.ts'
 
 export interface GenerationInput {
   ticket: Ticket
   request: GenerateRequest
+  promptField: PromptField
   adapterTokens: AdapterTokens
   delivered: Delivered
   /** The client left. */
@@ -88,6 +89,7 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
     maxPositions: context.engine.spec.maxPositions,
     vocabSize: context.engine.spec.vocabSize,
     maxNewTokens: ticket.limits.maxNewTokens,
+    promptField: input.promptField,
   }
   const prompts = await preparePrompts(request.prompts, request, limits, context, input.signal)
   const timings: GenerationTimings = { arrivedAt, preparedAt: context.clock.steady() }

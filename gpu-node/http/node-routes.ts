@@ -50,6 +50,8 @@ function nodeInfo({ identity, limits, engine, draining }: NodeContext): object {
     waiting_served_ratio: null,
     max_waiting_tokens: null,
     validation_workers: null,
+    // Waiting sequences are prefilled as soon as rows are free.
+    eager_prefill: true,
     version: identity.version,
     sha: null,
     docker_label: null,

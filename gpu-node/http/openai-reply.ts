@@ -23,7 +23,7 @@ export interface OpenAiShape {
   tokenizer: Tokenizer
   parsed: ParsedOpenAi
   ticket: Pick<Ticket, 'requestId' | 'createdAt'>
-  identity: Pick<NodeIdentity, 'version' | 'dtype'>
+  identity: Pick<NodeIdentity, 'version' | 'dtype' | 'baseModel'>
 }
 
 /** The same on every node that has a part in the answer: from the ticket and the request alone. */
@@ -31,7 +31,7 @@ export function envelope(shape: OpenAiShape, prefix: 'chatcmpl' | 'cmpl') {
   return {
     id: `${prefix}-${shape.ticket.requestId}`,
     created: shape.ticket.createdAt,
-    model: shape.parsed.adapter.model ?? '',
+    model: shape.parsed.adapter.model || shape.identity.baseModel,
     system_fingerprint: `ringlet-${shape.identity.version}-${shape.identity.dtype}`,
   }
 }

@@ -14,7 +14,12 @@ export interface PromptLimits {
   vocabSize: number
   /** From the ticket; lowers what is asked without an error. */
   maxNewTokens: number | undefined
+  /** Where the route's body has the prompt: errors name it, and speak as its API does. */
+  promptField: PromptField
 }
+
+/** LoRAX's first; the others are OpenAI's. */
+export type PromptField = 'inputs' | 'prompt' | 'messages' | 'input'
 
 export interface PreparedPrompt {
   tokens: Int32Array
@@ -66,19 +71,14 @@ function preparePrompt(
   const tokens = truncate === undefined ? encoded.tokens : encoded.tokens.slice(-truncate)
   const count = tokens.length
   if (count === 0) {
-    throw new RingletError('field_invalid', '`inputs` cannot be empty', { param: 'inputs' })
+    throw new RingletError('field_invalid', `\`${limits.promptField}\` cannot be empty`, { param: limits.promptField })
   }
   const asked = request.maxNewTokens
   if (asked !== undefined && count + asked > limits.maxPositions) {
-    const given = `${count} \`inputs\` tokens and ${asked} \`max_new_tokens\``
-    const message = `\`inputs\` tokens + \`max_new_tokens\` must be <= ${limits.maxPositions}. Given: ${given}`
-    throw new RingletError('prompt_too_long', message)
+    throw tooLong(limits, String(count), asked)
   }
   if (count > maxPromptTokens) {
-    throw new RingletError(
-      'prompt_too_long',
-      `\`inputs\` must have less than ${maxPromptTokens} tokens. Given: ${count}`,
-    )
+    throw tooLong(limits, String(count))
   }
   const room = limits.maxPositions - count
   return {
@@ -86,6 +86,21 @@ function preparePrompt(
     text: encoded.text,
     maxNewTokens: Math.min(asked ?? room, limits.maxNewTokens ?? room),
   }
+}
+
+/** `asked`: new tokens, where they are what is too much. OpenAI's words are those that its clients search for. */
+function tooLong({ maxPositions, promptField }: PromptLimits, count: string, asked?: number): RingletError {
+  const param = { param: promptField }
+  if (promptField !== 'inputs') {
+    const more = asked === undefined ? '' : `, and ${asked} more were asked for in the completion`
+    const message = `This model's maximum context length is ${maxPositions} tokens. However, your ${promptField} resulted in ${count} tokens${more}. Please reduce the length.`
+    return new RingletError('prompt_too_long', message, param)
+  }
+  const message =
+    asked === undefined
+      ? `\`inputs\` must have less than ${maxPositions - 1} tokens. Given: ${count}`
+      : `\`inputs\` tokens + \`max_new_tokens\` must be <= ${maxPositions}. Given: ${count} \`inputs\` tokens and ${asked} \`max_new_tokens\``
+  return new RingletError('prompt_too_long', message, param)
 }
 
 function encodePrompt(
@@ -101,7 +116,7 @@ function encodePrompt(
       const unknown = prompt.tokens.find((id) => id >= limits.vocabSize)
       if (unknown !== undefined) {
         const message = `token id ${unknown} is not in the vocabulary of ${limits.vocabSize}`
-        throw new RingletError('field_invalid', message, { param: 'prompt' })
+        throw new RingletError('field_invalid', message, { param: limits.promptField })
       }
       return { tokens: prompt.tokens, text: parts.tokenizer.decode(prompt.tokens, true) }
     }
@@ -135,10 +150,10 @@ function encodeText(
   text: string,
   addSpecialTokens: boolean,
   truncate: number | undefined,
-  { maxPositions }: PromptLimits,
+  limits: PromptLimits,
   tokenizer: Tokenizer,
 ): number[] {
-  const wanted = truncate ?? maxPositions
+  const wanted = truncate ?? limits.maxPositions
   const characters = LONG_CHARACTERS_PER_TOKEN * (wanted + CUT_SLACK_TOKENS)
   if (text.length > characters) {
     const part = truncate === undefined ? text.slice(0, characters) : text.slice(-characters)
@@ -147,8 +162,7 @@ function encodeText(
       if (truncate !== undefined) {
         return tokens
       }
-      const message = `\`inputs\` must have less than ${maxPositions - 1} tokens. Given: more than ${tokens.length}`
-      throw new RingletError('prompt_too_long', message)
+      throw tooLong(limits, `more than ${tokens.length}`)
     }
   }
   return tokenizer.encode(text, addSpecialTokens)

@@ -67,10 +67,13 @@ class Parser implements ToolParser {
 
   end(): ToolEvent[] {
     const state = this.#state
-    if (state.kind === 'text') {
-      this.#content(this.#afterCall ? state.held.trimStart() : state.held)
-    } else if (state.kind === 'before_call' || (state.kind === 'call' && !state.announced)) {
-      this.#content(this.#raw)
+    // An answer that was cut off where the next call was to begin has no text there.
+    if (!this.#afterCall) {
+      if (state.kind === 'text') {
+        this.#content(state.held)
+      } else if (state.kind === 'before_call' || (state.kind === 'call' && !state.announced)) {
+        this.#content(this.#raw)
+      }
     }
     this.#state = { kind: 'text', held: '' }
     return this.#take()

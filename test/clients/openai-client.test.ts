@@ -311,7 +311,11 @@ describe('errors', () => {
     const body = { ...greedy, model: baseModel }
     expect(await refusal(stranger.chat.completions.create(body))).toBeInstanceOf(OpenAI.AuthenticationError)
     const tooLong = await refusal(client.chat.completions.create({ ...body, max_tokens: 100_000 }))
-    expect([tooLong.status, tooLong.code]).toEqual([422, 'prompt_too_long'])
+    expect(tooLong).toBeInstanceOf(OpenAI.BadRequestError)
+    expect([tooLong.code, tooLong.message]).toEqual([
+      'context_length_exceeded',
+      expect.stringContaining('maximum context length is'),
+    ])
     const outOfRange = await refusal(client.chat.completions.create({ ...body, temperature: 9 }))
     expect([outOfRange.param, outOfRange.type]).toEqual(['temperature', 'invalid_request_error'])
     const effort = await refusal(client.chat.completions.create({ ...body, reasoning_effort: 'high' }))

@@ -94,7 +94,7 @@ describe('what does not resolve', () => {
     ['/generate', { inputs: 'x', parameters: { adapter_id: 'a', adapter_source: 'ftp' } }, 422, {}],
     ['/generate', { inputs: 'x', adapter_id: 'pirate' }, 422, { code: 'field_unknown' }],
     ['/generate', { inputs: 'x', parameters: { top_p: 2 } }, 422, { param: 'parameters.top_p' }],
-    ['/v1/chat/completions', { model: 'demo/base' }, 422, { error: { param: 'messages' } }],
+    ['/v1/chat/completions', { model: 'demo/base' }, 400, { error: { param: 'messages' } }],
   ])('%s %j answers %i', async (path, body, status, expected) => {
     const before = node.served.length
     const response = await world.post(path, token, body)

@@ -19,6 +19,7 @@ test('a reply that grows beyond what can be sent whole is refused, and its seque
   const generation = await startGeneration(node.built.context, {
     ticket: testTicket(),
     request,
+    promptField: 'inputs',
     adapterTokens: {},
     delivered: {},
     signal: new AbortController().signal,

@@ -29,7 +29,10 @@ test('a list of texts longer than the engine’s queue is embedded, each as it i
 
 test('one wrong text refuses the list, and nothing goes on running for it', async () => {
   const response = await embed([...inputs, 'x '.repeat(1000)])
-  expect([response.status, await response.json()]).toMatchObject([422, { error: { code: 'prompt_too_long' } }])
+  expect([response.status, await response.json()]).toMatchObject([
+    400,
+    { error: { code: 'context_length_exceeded', param: 'input' } },
+  ])
   const { running, waiting } = await node.built.engine.freshStats()
   expect([running, waiting, leases()]).toEqual([0, 0, [0]])
 })

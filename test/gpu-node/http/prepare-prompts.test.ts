@@ -4,7 +4,7 @@ import { createTokenizer } from '../../../gpu-node/text/tokenizer.ts'
 import { readTokenizerFiles } from '../../../gpu-node/text/tokenizer-files.ts'
 import { detectToolFormat } from '../../../gpu-node/tools/tool-format.ts'
 
-const limits = { maxPositions: 512, vocabSize: 512, maxNewTokens: undefined }
+const limits = { maxPositions: 512, vocabSize: 512, maxNewTokens: undefined, promptField: 'prompt' as const }
 const prompts = Array.from({ length: 128 }, (_, i) => ({ kind: 'text' as const, text: `order number ${i}` }))
 let parts: PromptParts
 beforeAll(async () => {

@@ -82,6 +82,18 @@ describe('whole answers', () => {
       { content: '<tool_call>{"name": "ad', calls: [] },
     ],
     [
+      'a second call cut off in its opening',
+      HERMES,
+      '<tool_call>{"name": "add", "arguments": {}}</tool_call>\n<to',
+      { content: '', calls: [{ name: 'add', arguments: '{}' }] },
+    ],
+    [
+      'a second call cut off in its name',
+      HERMES,
+      '<tool_call>{"name": "add", "arguments": {}}</tool_call>\n<tool_call>{"name": "ad',
+      { content: '', calls: [{ name: 'add', arguments: '{}' }] },
+    ],
+    [
       'arguments as a string of JSON',
       HERMES,
       '<tool_call>{"name":"add","arguments":"{\\"a\\":1}"}</tool_call>',

@@ -198,7 +198,7 @@ describe('refusals', () => {
     const parameters = { type: 'object', properties: { x: { type: 'string', not: {} } } }
     const tools = [{ type: 'function', function: { name: 'bad', strict: true, parameters } }]
     expect(await refuse({ tools })).toMatchObject({
-      status: 422,
+      status: 400,
       code: 'tool_invalid',
       param: 'tools',
       message: expect.stringMatching(/function 'bad': #\/properties\/x\/not/),
@@ -209,7 +209,7 @@ describe('refusals', () => {
     const schema = { type: 'object', properties: { x: { type: 'strin' } } }
     const response_format = { type: 'json_schema', json_schema: { name: 'x', schema } }
     expect(await refuse({ tools: undefined, response_format })).toMatchObject({
-      status: 422,
+      status: 400,
       code: 'grammar_invalid',
       message: expect.stringMatching(/#\/properties\/x: type 'strin' is unknown/),
     })

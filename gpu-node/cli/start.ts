@@ -59,7 +59,7 @@ async function main(): Promise<void> {
   }
   const names = nodeNames(options)
   await Promise.all(names.map((name) => urlOf(fleet, name)))
-  const baseModel = await untilNodesJoined(admin, names.length)
+  const baseModel = await untilNodesJoined(admin, fleet, names)
   const state = () => ({ edgeUrl, tenantToken, adminToken: secrets.adminToken, nodes: describeNodes(fleet, names) })
   await writeDevJson(options.stateDir, state())
   console.log(
@@ -189,11 +189,13 @@ async function urlOf(fleet: Fleet, name: string): Promise<string> {
 }
 
 /** The base model's name, once all nodes are in the fleet. */
-async function untilNodesJoined(admin: AdminClient, count: number): Promise<string> {
+async function untilNodesJoined(admin: AdminClient, fleet: Fleet, names: readonly string[]): Promise<string> {
   for (;;) {
-    const { items } = await admin.call<{ items: { baseModel: string }[] }>('GET', '/nodes')
-    const first = items[0]
-    if (first !== undefined && items.length >= count) {
+    const { items } = await admin.call<{ items: { nodeId: string; url: string; baseModel: string }[] }>('GET', '/nodes')
+    // By its address too: the fleet remembers the nodes of an earlier start for a while.
+    const joined = names.map((name) => items.find((node) => node.nodeId === name && node.url === fleet.urls.get(name)))
+    const [first] = joined
+    if (first !== undefined && !joined.includes(undefined)) {
       return first.baseModel
     }
     await sleep(POLL_MS)

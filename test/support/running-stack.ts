@@ -24,8 +24,13 @@ export interface RunningStack {
   stop: () => Promise<number | null>
 }
 
-export async function startStack(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Promise<RunningStack> {
-  const stateDir = await mkdtemp(join(tmpdir(), 'ringlet-e2e-'))
+/** `kept`: a state directory that was there before and stays. */
+export async function startStack(
+  args: readonly string[] = [],
+  env: NodeJS.ProcessEnv = {},
+  kept?: string,
+): Promise<RunningStack> {
+  const stateDir = kept ?? (await mkdtemp(join(tmpdir(), 'ringlet-e2e-')))
   const child = spawn('npm', ['start', '--', '--port', '0', '--state', stateDir, ...args], {
     cwd: repository,
     env: { ...process.env, ...env },
@@ -52,7 +57,9 @@ export async function startStack(args: readonly string[] = [], env: NodeJS.Proce
     async stop() {
       child.kill('SIGTERM')
       const code = await output.ended
-      await rm(stateDir, { recursive: true, force: true })
+      if (kept === undefined) {
+        await rm(stateDir, { recursive: true, force: true })
+      }
       return code
     },
   }

@@ -1,7 +1,11 @@
-/** The reading thread from outside: one spec at a time, each within a time limit, replaced when a spec has broken it. */
+/**
+ * The reading thread from outside: one spec at a time, each within a time limit, replaced when a spec has broken it. Tenants
+ * take turns: a spec may be made to take all of its time, and a hundred of one tenant's never stand before another's one.
+ */
 
 import type { Worker } from 'node:worker_threads'
 import { RingletError } from '../../shared/errors.ts'
+import { FairPool } from '../adapters/store/fair-pool.ts'
 import { startWorkerThread } from '../worker-thread.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import type { ReaderData, ReadReply, ReadRequest } from './grammar-messages.ts'
@@ -19,7 +23,7 @@ export class GrammarReader {
   #thread: { worker: Worker; started: Promise<void> } | undefined
   /** Ends the spec in hand. */
   #finish: ((result: Result) => void) | undefined
-  #queue: Promise<unknown> = Promise.resolve()
+  readonly #turns = new FairPool({ jobs: 1, jobsPerTenant: 1 })
   #serial = 0
   #closed = false
 
@@ -27,10 +31,10 @@ export class GrammarReader {
     this.#limits = limits
   }
 
-  read(spec: GrammarSpec): Promise<ReadGrammar> {
-    const result = this.#queue.then(() => this.#read(spec))
-    this.#queue = result.catch(() => undefined)
-    return result
+  read(spec: GrammarSpec, tenantId: string): Promise<ReadGrammar> {
+    return new Promise((resolve, reject) => {
+      this.#turns.enqueue(tenantId, () => this.#read(spec).then(resolve, reject))
+    })
   }
 
   async close(): Promise<void> {
@@ -40,6 +44,9 @@ export class GrammarReader {
   }
 
   async #read(spec: GrammarSpec): Promise<ReadGrammar> {
+    if (this.#closed) {
+      throw closed()
+    }
     const { worker, started } = this.#start()
     await started
     this.#serial += 1

@@ -41,6 +41,12 @@ export const DEFAULT_GRAMMAR_LIMITS: GrammarLimits = {
   maxHeapBytes: 512 * 1024 * 1024,
 }
 
+/** Whose grammar it is: tenants take turns at having theirs read. */
+export interface GrammarCaller {
+  tenantId?: string
+  signal?: AbortSignal
+}
+
 export interface GrammarLease {
   grammarId: string
   /** Keywords of the schema, by path, that are left to the model. */
@@ -108,13 +114,13 @@ export class GrammarService {
 
   /** Starts the threads ahead of the first request. */
   async start(): Promise<void> {
-    await Promise.all([this.#readSpec({ kind: 'json_object' }), this.#startMatcher().started])
+    await Promise.all([this.#readSpec({ kind: 'json_object' }, ''), this.#startMatcher().started])
   }
 
   /** Rejects with `grammar_invalid` (the spec is at fault) or `queue_full`. */
-  async acquire(spec: GrammarSpec, signal?: AbortSignal): Promise<GrammarLease> {
+  async acquire(spec: GrammarSpec, { tenantId = '', signal }: GrammarCaller = {}): Promise<GrammarLease> {
     try {
-      const { key, grammar } = await this.#readSpec(spec)
+      const { key, grammar } = await this.#readSpec(spec, tenantId)
       return await this.#leaseOf(key, grammar, signal)
     } catch (error) {
       this.#refused += 1
@@ -143,7 +149,7 @@ export class GrammarService {
     }
   }
 
-  #readSpec(spec: GrammarSpec): Promise<KeyedGrammar> {
+  #readSpec(spec: GrammarSpec, tenantId: string): Promise<KeyedGrammar> {
     const asText = JSON.stringify(spec)
     if (asText.length > MAX_SPEC_CHARS) {
       throw grammarInvalid(`the grammar has ${asText.length} characters as JSON; at most ${MAX_SPEC_CHARS} are allowed`)
@@ -154,7 +160,7 @@ export class GrammarService {
       return known
     }
     const reading = this.#reader
-      .read(spec)
+      .read(spec, tenantId)
       // Grammars that differ in lengths alone have the same EBNF.
       .then((grammar) => ({ grammar, key: grammar.lengths === undefined ? sha256(grammar.ebnf) : key }))
     this.#read.set(key, reading)

@@ -129,12 +129,13 @@ async function bothOrNeither<A extends Held, B extends Held>(a: Promise<A>, b: P
 
 async function acquireGrammar(context: NodeContext, input: GenerationInput): Promise<GrammarLease | undefined> {
   const { format, toolUse } = input.request
+  const caller = { tenantId: input.ticket.tenantId, signal: input.signal }
   if (toolUse === undefined || toolUse.choice.kind === 'none') {
-    return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), input.signal)
+    return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), caller)
   }
   const spell = (text: string): string => spellMarker(context.tokenizer, text)
   try {
-    return await context.grammars.acquire(toolGrammar(context.toolFormat, toolUse, spell, format), input.signal)
+    return await context.grammars.acquire(toolGrammar(context.toolFormat, toolUse, spell, format), caller)
   } catch (error) {
     throw toToolError(error)
   }

@@ -1,6 +1,8 @@
 /** What happens in one caller's grammar must not reach another's sequence. */
 
 import { afterEach, describe, expect, test } from 'vitest'
+import { GrammarReader } from '../../../gpu-node/grammar/grammar-reader.ts'
+import { DEFAULT_GRAMMAR_LIMITS } from '../../../gpu-node/grammar/grammar-service.ts'
 import { allowedTokens, createHarness, EOS, type Harness, seededRandom } from './grammar-harness.ts'
 
 /** Compiles for half a second or more: a thousand states, each weighed against the whole vocabulary. */
@@ -17,7 +19,23 @@ const ENDLESS = {
 
 let harness: Harness
 
-afterEach(() => harness.close())
+afterEach(() => harness?.close())
+
+test('one tenant’s many large schemas are not read before another’s only one', async () => {
+  const reader = new GrammarReader({ ...DEFAULT_GRAMMAR_LIMITS, readMs: 60_000 })
+  const large = (name: number) => ({
+    kind: 'json_schema' as const,
+    schema: { properties: Object.fromEntries(Array.from({ length: 500 }, (_, i) => [`${name}_${i}`, true])) },
+    strict: true,
+  })
+  let read = 0
+  const many = Array.from({ length: 8 }, (_, name) => reader.read(large(name), 'many').then(() => read++))
+  await reader.read({ kind: 'regex', pattern: 'a' }, 'one')
+  // The one in hand, and the next in turn.
+  expect(read).toBeLessThanOrEqual(2)
+  await Promise.all(many)
+  await reader.close()
+})
 
 describe('while a grammar compiles', () => {
   test('the masks of a running sequence do not wait for it', async () => {

@@ -12,6 +12,7 @@ import type { D1Database } from '@cloudflare/workers-types'
 import { Log, LogLevel, Miniflare } from 'miniflare'
 import { applyMigrations } from './apply-migrations.ts'
 import { bundleWorker } from './bundle.ts'
+import { setV8Flags } from './v8-flags.ts'
 
 export interface StartEdgeOptions {
   /** 0 takes a free one. */
@@ -37,6 +38,8 @@ export interface RunningEdge {
 /** Kept in step with wrangler.toml. */
 const COMPATIBILITY_DATE = '2026-04-01'
 const COMPATIBILITY_FLAGS = ['enable_request_signal']
+
+setV8Flags()
 
 export async function startEdge(options: StartEdgeOptions): Promise<RunningEdge> {
   const { host = '127.0.0.1', stateDir, onLog = () => {} } = options

@@ -22,13 +22,15 @@ import { authorizeSelection } from '../adapters/home-check.ts'
 import { adapterNotFound } from '../adapters/resolve-selection.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
 import { readBody } from '../doors/json-body.ts'
-import { drainNode } from '../fleet/fleet-client.ts'
+import { drainNode, fleetReader } from '../fleet/fleet-client.ts'
 import type { FleetNode } from '../fleet/fleet-snapshot.ts'
 import { forwardDeps } from '../routes/serve.ts'
 import { explainPlacement } from '../routing/explain.ts'
 import { callNode, type NodeControl } from './node-call.ts'
 
 const LIST_TIMEOUT_MS = 10_000
+/** Older than this, the list of nodes is read anew. */
+const NOW_MS = 0
 /** A pin or prefetch downloads before it answers. */
 const ACTION_TIMEOUT_MS = 300_000
 /** Whose share of a node's caches the operator's own calls count for. */
@@ -37,7 +39,9 @@ const OPERATOR = 'operator'
 export function fleetAdminRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
   app.get('/nodes', async (c) => {
-    const { nodes, takenAt } = await forwardDeps(c).fleet()
+    // An operator who just drained or stopped a node looks for that, not for what requests saw seconds ago.
+    const { fleetView, registry } = c.env
+    const { nodes, takenAt } = await fleetView.snapshot(fleetReader(registry), forwardDeps(c).waitUntil, NOW_MS)
     // The index of residents is for placement; the list of adapters is GET /admin/adapters.
     return c.json({ items: nodes.map(({ resident: _, ...node }) => node), takenAt })
   })

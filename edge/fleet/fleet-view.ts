@@ -13,8 +13,15 @@ const STALE_MS = 10_000
 const SHARD_TIMEOUT_MS = 1_500
 
 export interface FleetView {
-  /** `waitUntil` keeps the request's context alive for a refresh that nobody waits for. */
-  snapshot: (registry: ShardReader, waitUntil: (work: Promise<unknown>) => void) => Promise<FleetSnapshot>
+  /**
+   * `waitUntil` keeps the request's context alive for a refresh that nobody waits for. A picture of `longestAgeMs` (ten seconds)
+   * or more is waited for; 0 always reads.
+   */
+  snapshot: (
+    registry: ShardReader,
+    waitUntil: (work: Promise<unknown>) => void,
+    longestAgeMs?: number,
+  ) => Promise<FleetSnapshot>
 }
 
 export interface FleetViewOptions {
@@ -26,6 +33,7 @@ interface ShardState {
   run: string
   cursor: number
   nodes: Map<string, FleetNode>
+  allSilent: boolean
 }
 
 /** One an isolate, made at its start. */
@@ -42,7 +50,7 @@ export function createFleetView(options: FleetViewOptions): FleetView {
     const startedAt = now()
     refreshingSince = startedAt
     if (shards.length !== registry.shards) {
-      shards = Array.from({ length: registry.shards }, () => ({ run: '', cursor: -1, nodes: new Map() }))
+      shards = Array.from({ length: registry.shards }, () => ({ run: '', cursor: -1, nodes: new Map(), allSilent: false }))
     }
     const current = shards
     const answers = await Promise.all(
@@ -61,23 +69,23 @@ export function createFleetView(options: FleetViewOptions): FleetView {
     }
     refreshedAt = now()
     if (answers.some((answered) => answered) || held === undefined) {
-      const nodes = current.flatMap((state) => [...state.nodes.values()])
+      const nodes = presentNodes(current)
       const takenAt = answers.every((answered) => answered) ? now() : (held?.takenAt ?? 0)
       held = createFleetSnapshot(nodes, takenAt)
     }
   }
 
   return {
-    snapshot: async (registry, waitUntil) => {
+    snapshot: async (registry, waitUntil, longestAgeMs = STALE_MS) => {
       const age = now() - refreshedAt
       // A refresh whose request was cancelled never ends; after its longest time another may start.
       const busy = refreshingSince !== undefined && now() - refreshingSince < 2 * shardTimeoutMs
-      if (held !== undefined && (age < REFRESH_MS || busy)) {
+      if (held !== undefined && age < longestAgeMs && (age < REFRESH_MS || busy)) {
         return held
       }
       const work = refresh(registry)
       waitUntil(work)
-      if (held === undefined || age > STALE_MS) {
+      if (held === undefined || age >= longestAgeMs) {
         await work
       }
       return held ?? createFleetSnapshot([], 0)
@@ -93,7 +101,14 @@ function applyReport(state: ShardState, report: ShardReport, now: number): Shard
     const kept = before?.bootId === node.bootId ? before.resident : NOTHING_RESIDENT
     return { ...node, lastSeenAt: now - ageMs, damped, resident: changed.get(node.nodeId) ?? kept }
   })
-  return { run: report.run, cursor: report.cursor, nodes: new Map(nodes.map((node) => [node.nodeId, node])) }
+  const { run, cursor, allSilent } = report
+  return { run, cursor, allSilent, nodes: new Map(nodes.map((node) => [node.nodeId, node])) }
+}
+
+/** While any node is heard, those of a shard that hears none are gone. */
+function presentNodes(shards: readonly ShardState[]): FleetNode[] {
+  const heard = shards.filter(({ allSilent, nodes }) => !allSilent && nodes.size > 0)
+  return (heard.length > 0 ? heard : shards).flatMap(({ nodes }) => [...nodes.values()])
 }
 
 const NOTHING_RESIDENT = createResidentIndex(NO_RESIDENTS)

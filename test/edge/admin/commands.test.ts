@@ -97,7 +97,9 @@ describe('ringlet alias, nodes and usage', () => {
     expect(told).toMatch(/^local:x: node-0 \(\w+\)$/m)
     expect(told).toMatch(/^node-0 +1, owner +none +\d+\/\d+$/m)
     expect(await run(nodesCommand, 'drain', 'node-0')).toContain('no new requests')
+    expect(await run(nodesCommand, 'list')).toMatch(/^node-0 .* draining$/m)
     await run(nodesCommand, 'undrain', 'node-0')
+    expect(await run(nodesCommand, 'list')).toMatch(/^node-0 .* up$/m)
     const fetched = JSON.parse(await run(nodesCommand, 'prefetch', 'local:x', '--json')) as unknown
     expect(fetched).toMatchObject([{ node: 'node-0', status: 200 }])
   })

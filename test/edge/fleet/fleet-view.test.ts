@@ -58,7 +58,7 @@ function setUp(answers: ((cursor: number, run: string) => Promise<ShardReport>)[
     pass: (ms: number) => {
       time += ms
     },
-    look: () => view.snapshot(reader, (work) => behind.push(work)),
+    look: (longestAgeMs?: number) => view.snapshot(reader, (work) => behind.push(work), longestAgeMs),
     /** Lets refreshes that nobody waits for end. */
     settle: () => Promise.all(behind.splice(0)),
   }
@@ -88,6 +88,15 @@ test('an older picture is given out at once and refreshed behind the request', a
   expect((await look()).nodes[0]!.inFlight).toBe(0)
   await settle()
   expect((await look()).nodes[0]!.inFlight).toBe(1)
+})
+
+test('who asks for what is now waits for it, however young the picture is', async () => {
+  let inFlight = 0
+  const { look, asked } = setUp([async () => report([nodeReport('a', { inFlight: inFlight++ })])])
+  expect((await look()).nodes[0]!.inFlight).toBe(0)
+  expect((await look(0)).nodes[0]!.inFlight).toBe(1)
+  expect((await look()).nodes[0]!.inFlight).toBe(1)
+  expect(asked).toHaveLength(2)
 })
 
 describe('a registry that does not answer', () => {

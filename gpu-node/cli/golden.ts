@@ -19,13 +19,14 @@ const { values, positionals } = parseArgs({
     dtype: { type: 'string', default: 'f32' },
     only: { type: 'string' },
     merges: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
   },
   allowPositionals: true,
 })
 const directory = positionals[0]
-if (directory === undefined || !isDtype(values.dtype)) {
+if (values.help || directory === undefined || !isDtype(values.dtype)) {
   console.error('usage: npm run golden -- DIR [--dtype f32|int8|int4] [--only CASE] [--merges]')
-  process.exit(2)
+  process.exit(values.help ? 0 : 2)
 }
 const reports: CaseReport[] = []
 for (const name of await caseNames(directory, values.only)) {

@@ -17,34 +17,39 @@ export interface ChoiceResult {
   meanLogprob: number
 }
 
-/** Of all tokens of a reply together, about 40 MB of JSON: the edge holds a reply whole before it sends it. */
-const MAX_ALTERNATIVES = 500_000
+/** Tokens with their scores, and alternatives, of a whole reply: about 40 MB of JSON. The edge holds a reply before it sends it. */
+const MAX_SCORES = 500_000
 
 type Wanted = Pick<GenerateRequest, 'bestOf' | 'alternatives' | 'promptLogprobs'>
 
-/** Throws `field_invalid`, and ends the generation, when the reply grows beyond what can be sent whole. */
+/**
+ * `tells`: the reply lists its tokens, not their text alone. Throws `field_invalid`, and ends the generation, when the reply
+ * grows beyond what can be sent whole.
+ */
 export async function collectChoices(
   generation: Generation,
   { bestOf, alternatives, promptLogprobs }: Wanted,
-  mostAlternatives = MAX_ALTERNATIVES,
+  tells: boolean,
+  mostScores = MAX_SCORES,
 ): Promise<ChoiceResult[]> {
   const tokens = generation.choices.map((): ChoiceToken[] => [])
   const promptTokens = generation.prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
   let carried = 0
   const carry = (more: number): void => {
     carried += more
-    if (carried > mostAlternatives) {
+    if (carried > mostScores) {
       generation.abort()
       const ask = 'ask for fewer tokens, choices or alternatives, or for a stream'
-      throw new RingletError('field_invalid', `a reply carries up to ${mostAlternatives} alternatives; ${ask}`)
+      throw new RingletError('field_invalid', `a reply carries up to ${mostScores} scores of tokens; ${ask}`)
     }
   }
-  carry(promptLogprobs ? promptTokens * alternatives : 0)
+  // Each choice repeats its prompt's.
+  carry(promptLogprobs ? bestOf * promptTokens * (1 + alternatives) : 0)
   for await (const events of generation.events) {
     for (const event of events) {
       if (event.kind === 'token') {
         tokens[event.choice]?.push(event.token)
-        carry(event.token.alternatives.length)
+        carry((tells ? 1 : 0) + event.token.alternatives.length)
       }
     }
   }

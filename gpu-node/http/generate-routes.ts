@@ -108,7 +108,9 @@ function start(
 async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<Response> {
   const { parsed, ticket } = job
   const generation = await start(c, job, context)
-  const results = await collectChoices(generation, parsed.request)
+  const tells =
+    parsed.api === 'openai' ? parsed.reply.logprobs : parsed.reply.details || parsed.reply.decoderInputDetails
+  const results = await collectChoices(generation, parsed.request, tells)
   const usage = usageOf(generation)
   const headers = {
     ...adapterHeaders(context, ticket.adapter, generation),

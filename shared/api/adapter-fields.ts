@@ -89,11 +89,6 @@ function checkDensity(density: number | null | undefined, strategy: string, path
   return density
 }
 
-/** A field that nobody knows and that may be meant to choose an adapter: ignoring it would answer with another model. */
-export function couldNameAdapter(field: string): boolean {
-  return /adap|lora|peft|model|merge|^source$|^revision$/i.test(field)
-}
-
 function matching<T>(list: readonly T[] | null | undefined, length: number, path: Path): readonly T[] {
   if (list == null) {
     return []

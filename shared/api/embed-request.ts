@@ -1,9 +1,9 @@
 /** Bodies of the routes that generate nothing: embeddings in LoRAX's and OpenAI's shape, and tokenize. */
 
 import { z } from 'zod'
-import { adapterIdSchema, couldNameAdapter, mergedAdaptersSchema, tokenSchema } from './adapter-fields.ts'
+import { adapterIdSchema, mergedAdaptersSchema, tokenSchema } from './adapter-fields.ts'
 import { checkObject, fieldInvalid, fieldUnknown, parseBody } from './body-parse.ts'
-import { sortFields } from './field-rules.ts'
+import { couldNameAdapter, sortFields } from './field-rules.ts'
 import type { AdapterFields } from './generate-request.ts'
 import { toAdapterFields } from './lorax-request.ts'
 import { tokenIdsSchema } from './token-ids.ts'
@@ -18,9 +18,10 @@ const adapterParametersSchema = z.looseObject({
   api_token: tokenSchema.nullish(),
 })
 const ADAPTER_PARAMETERS = Object.keys(adapterParametersSchema.shape)
+const PARAMETER_RULES = { known: ADAPTER_PARAMETERS, adapterField: 'adapter_id' }
 
 export const loraxEmbedSchema = z.looseObject({
-  inputs: z.string().min(1, '`inputs` cannot be empty'),
+  inputs: z.string(),
   parameters: adapterParametersSchema.nullish(),
 })
 
@@ -74,22 +75,20 @@ export function parseEmbedRequest(body: unknown, route: EmbedRoute): ParsedEmbed
 
 function parseLoraxEmbed(body: unknown): ParsedEmbed {
   const given = parseBody(loraxEmbedSchema, body)
+  if (given.inputs === '') {
+    throw fieldInvalid(['inputs'], '`inputs` cannot be empty')
+  }
   const ignored = unknownFields(given, ['inputs', 'parameters'])
-  sortFields(given.parameters ?? {}, ['parameters'], { known: ADAPTER_PARAMETERS })
+  sortFields(given.parameters ?? {}, ['parameters'], PARAMETER_RULES)
   const adapter = toAdapterFields(given.parameters ?? {})
   return { route: '/embed', adapter, inputs: [given.inputs], encoding: 'float', ignored }
 }
 
 function parseOpenAiEmbed(body: unknown): ParsedEmbed {
   checkObject(body)
-  const known = Object.keys(openAiEmbedSchema.shape)
-  for (const name of Object.keys(body)) {
-    if (!known.includes(name)) {
-      throw fieldUnknown([name], known)
-    }
-  }
+  sortFields(body, [], { known: Object.keys(openAiEmbedSchema.shape), adapterField: 'model' })
   const given = parseBody(openAiEmbedSchema, body)
-  sortFields(given.parameters ?? {}, ['parameters'], { known: ADAPTER_PARAMETERS })
+  sortFields(given.parameters ?? {}, ['parameters'], PARAMETER_RULES)
   const named = toAdapterFields(given.parameters ?? {})
   if (named.adapterId !== undefined && given.model !== '' && given.model !== named.adapterId) {
     throw fieldInvalid(['parameters', 'adapter_id'], '`model` and `parameters.adapter_id` name different adapters')

@@ -9,10 +9,18 @@ export interface FieldRules {
   ignored?: readonly string[]
   /** Defined by the API, and taking them without effect would lie. */
   refused?: readonly string[]
+  /** The known field that chooses the adapter: likely meant by an unknown one that could be such a choice. */
+  adapterField?: string
+}
+
+/** A field that nobody knows and that may be meant to choose an adapter: ignoring it would answer with another model. */
+export function couldNameAdapter(field: string): boolean {
+  return /adap|lora|peft|model|merge|^source$|^revision$/i.test(field)
 }
 
 /** The paths of fields that are given and ignored. A `null` in a field that the API defines is as good as its absence. */
-export function sortFields(given: object, path: Path, { known, ignored = [], refused = [] }: FieldRules): string[] {
+export function sortFields(given: object, path: Path, rules: FieldRules): string[] {
+  const { known, ignored = [], refused = [], adapterField } = rules
   const told: string[] = []
   for (const [name, value] of Object.entries(given)) {
     if (known.includes(name)) {
@@ -20,7 +28,7 @@ export function sortFields(given: object, path: Path, { known, ignored = [], ref
     }
     const isIgnored = ignored.includes(name)
     if (!isIgnored && !refused.includes(name)) {
-      throw fieldUnknown([...path, name], [...known, ...ignored])
+      throw fieldUnknown([...path, name], [...known, ...ignored], '', couldNameAdapter(name) ? adapterField : undefined)
     }
     if (value == null) {
       continue

@@ -5,15 +5,9 @@
  */
 
 import { z } from 'zod'
-import {
-  adapterIdSchema,
-  couldNameAdapter,
-  mergedAdaptersSchema,
-  tokenSchema,
-  toMergeFields,
-} from './adapter-fields.ts'
+import { adapterIdSchema, mergedAdaptersSchema, tokenSchema, toMergeFields } from './adapter-fields.ts'
 import { fieldInvalid, fieldUnknown, parseBody } from './body-parse.ts'
-import { sortFields } from './field-rules.ts'
+import { couldNameAdapter, sortFields } from './field-rules.ts'
 import {
   type AdapterFields,
   foldSeed,
@@ -104,7 +98,7 @@ export function parseLoraxRequest(body: unknown, route: LoraxRoute, limits = DEF
     }
   }
   const parameters = given.parameters ?? {}
-  sortFields(parameters, ['parameters'], { known: PARAMETER_NAMES })
+  sortFields(parameters, ['parameters'], { known: PARAMETER_NAMES, adapterField: 'adapter_id' })
   const stream = route === '/generate_stream' || (compat && given.stream === true)
   const adapter = toAdapterFields(parameters)
   const reading = toOutputFormat(parameters.response_format, ['parameters', 'response_format'])

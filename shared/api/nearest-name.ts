@@ -8,7 +8,7 @@ export function nearestName(given: string, known: readonly string[]): string | u
     const candidate = plain(name)
     const contained =
       candidate.length > 3 && wanted.length > 3 && (wanted.includes(candidate) || candidate.includes(wanted))
-    const distance = contained ? 1 : editDistance(wanted, candidate)
+    const distance = wanted === candidate ? 0 : contained ? 1 : editDistance(wanted, candidate)
     if (distance <= Math.max(1, Math.floor(candidate.length / 3)) && (best === undefined || distance < best.distance)) {
       best = { name, distance }
     }

@@ -74,7 +74,7 @@ export function sortUnknownFields(body: Record<string, unknown>, known: readonly
   const textAlone = Array.isArray(modalities) && modalities.every((modality) => modality === 'text')
   const served = textAlone ? [...IGNORED, 'modalities'] : IGNORED
   const refused = textAlone ? REFUSED : [...REFUSED, 'modalities']
-  return sortFields(body, [], { known, ignored: served, refused })
+  return sortFields(body, [], { known, ignored: served, refused, adapterField: 'model' })
 }
 
 /** Of `stream_options`: padding against a listener on the wire is OpenAI's own measure. */

@@ -170,3 +170,15 @@ describe('merged adapters', () => {
     expect(refusal(() => merge({ densty: 0.5 })).message).toContain('`density`')
   })
 })
+
+test.each([
+  ['adapter_name', 'adapter_id'],
+  ['lora_path', 'adapter_id'],
+  ['max_tokens', 'max_new_tokens'],
+  ['top-p', 'top_p'],
+])('an unknown parameter `%s` is refused, and the one that may be meant is named', (name, meant) => {
+  const body = { inputs: 'Hi', parameters: { [name]: 'x' } }
+  expect(() => parseLoraxRequest(body, '/generate')).toThrow(
+    `unknown field \`parameters.${name}\`; did you mean \`${meant}\`?`,
+  )
+})

@@ -10,7 +10,7 @@ import { createOrtRunner, type OrtRunner } from '../gpu-node/model/runner/ort-ru
 import { createBareLoop } from './bare-loop.ts'
 import { interleave, type Timing } from './interleave.ts'
 import { randomAdapter, randomBase, SHAPE_05B, SHAPE_135M } from './random-base.ts'
-import { readBandwidth } from './read-bandwidth.ts'
+import { createBandwidthProbe, PROBE_BYTES } from './read-bandwidth.ts'
 
 const { values } = parseArgs({
   options: {
@@ -54,12 +54,11 @@ const bare = await createBareLoop({
   maxPositions: shape.positions,
   position: POSITION,
 })
-const bandwidth = readBandwidth(threads)
+const probe = createBandwidthProbe(threads)
 const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1)
 console.log(`${values.shape} shape, ${dtype}, ${threads} threads, ${POSITION + 1} positions, rank ${values.rank}`)
 console.log(
-  `weights ${megabytes(runner.weightBytes)} MB, an adapter ${megabytes(adapterBytes)} MB (${runner.adapterLayout}); ` +
-    `read bandwidth ${bandwidth.toFixed(1)} GB/s\n`,
+  `weights ${megabytes(runner.weightBytes)} MB, an adapter ${megabytes(adapterBytes)} MB (${runner.adapterLayout})\n`,
 )
 console.log('batch  adapters        ms/step (min)   spread   tokens/s')
 for (const rows of batches) {
@@ -75,6 +74,8 @@ function stepsOf(on: OrtRunner, rows: number): Record<string, () => void> {
   }
   return {
     bare: () => bare(rows),
+    // In turns with the steps: what a machine's memory gives changes within minutes.
+    ...(rows === 1 ? { 'memory read': probe } : {}),
     none: step(Array.from({ length: rows }, () => undefined)),
     one: step(Array.from({ length: rows }, () => 0)),
     ...(rows === 1 ? {} : { different: step(Array.from({ length: rows }, (_, row) => row)) }),
@@ -86,23 +87,32 @@ function stepsOf(on: OrtRunner, rows: number): Record<string, () => void> {
 
 function report(rows: number, timings: Record<string, Timing>): void {
   for (const [name, { medianMs, minMs, spread }] of Object.entries(timings)) {
+    if (name === 'memory read') {
+      continue
+    }
     const ms = `${medianMs.toFixed(2)} (${minMs.toFixed(2)})`.padStart(15)
     const rate = ((1000 * rows) / medianMs).toFixed(0).padStart(8)
     console.log(
       `${String(rows).padStart(5)}  ${name.padEnd(16)}${ms}   ±${(100 * spread).toFixed(0).padStart(3)} %  ${rate}`,
     )
   }
-  const { bare: bareTiming, none, one, different } = timings as Record<string, Timing>
+  const { bare: bareTiming, none, one, different, 'one of the rows': some, 'memory read': read } = timings
   const ratio = (a: Timing, b: Timing): string =>
     `${(a.medianMs / b.medianMs).toFixed(2)} (${(a.minMs / b.minMs).toFixed(2)})`
   console.log(`       runner / bare ${ratio(none!, bareTiming!)}; none / one adapter ${ratio(none!, one!)}`)
   if (different !== undefined) {
     console.log(`       one / all different ${ratio(one!, different)}; none / all different ${ratio(none!, different)}`)
   }
-  if (rows === 1) {
-    const floorMs = runner.weightBytes / bandwidth / 1e6
+  if (some !== undefined) {
+    console.log(`       none / one of the rows ${ratio(none!, some)}`)
+  }
+  if (read !== undefined) {
+    const gigabytes = (ms: number): string => (PROBE_BYTES / ms / 1e6).toFixed(1)
+    const reached = (of: 'medianMs' | 'minMs'): string =>
+      `${((100 * runner.weightBytes * read[of]) / PROBE_BYTES / none![of]).toFixed(0)} %`
     console.log(
-      `       memory floor ${floorMs.toFixed(2)} ms: ${((100 * floorMs) / none!.minMs).toFixed(0)} % of it reached`,
+      `       memory read at ${gigabytes(read.medianMs)} GB/s (${gigabytes(read.minMs)}), spread ` +
+        `±${(100 * read.spread).toFixed(0)} %; of the floor ${reached('medianMs')} (${reached('minMs')}) reached`,
     )
   }
 }

@@ -234,7 +234,7 @@ export class Assembler {
 
   /** Asks for a cache line in the second level; never fails, whatever the address. */
   prefetch(from: Memory): void {
-    this.emit(...(from.base > 7 ? [0x41] : []), 0x0f, 0x18)
+    this.emit(0x40 | (((from.index ?? 0) >> 3) << 1) | (from.base >> 3), 0x0f, 0x18)
     this.operands(2, from)
   }
 

@@ -36,14 +36,14 @@ interface PackedEntry {
 
 /** Tells these files from content of the same digest. */
 const PREFIX = 'packed '
-/** Adapters that wait to be written stay in memory so long, beyond the RAM tier's budget. */
-const MAX_WAITING = 4
+/** Adapters that wait to be written stay in memory so long, beyond the RAM tier's budget; one may always wait. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 export class PackedTier implements PackedFiles {
   readonly #options: PackedTierOptions
   readonly #entries = new Map<string, PackedEntry>()
   #writing: Promise<void> = Promise.resolve()
-  #waiting = 0
+  #waitingBytes = 0
   /** Of the file being written: reserved before its first byte. */
   #reservedBytes = 0
 
@@ -94,16 +94,18 @@ export class PackedTier implements PackedFiles {
 
   /** Later, and only where there is room: it saves time, and nothing depends on it. */
   keep(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): void {
-    if (this.#entries.has(digest) || this.#waiting >= MAX_WAITING) {
+    const bytes = image.data.byteLength
+    const full = this.#waitingBytes > 0 && this.#waitingBytes + bytes > MAX_WAITING_BYTES
+    if (this.#entries.has(digest) || full) {
       return
     }
-    this.#waiting++
+    this.#waitingBytes += bytes
     this.#writing = this.#writing
       .then(() => this.#write(digest, image, notes, tenantId))
       // A full or failing disk costs the saving alone.
       .catch(() => undefined)
       .finally(() => {
-        this.#waiting--
+        this.#waitingBytes -= bytes
       })
   }
 

@@ -18,11 +18,11 @@ export function parseDevice(text: string): DeviceChoice {
   return { kind: 'cuda', deviceIds }
 }
 
-export type Dtype = 'f16' | 'f32' | 'int8' | 'int4'
+export type Dtype = 'f16' | 'bf16' | 'f32' | 'int8' | 'int4'
 
 export type ChosenDevice =
   | { kind: 'cpu'; dtype: 'f32' | 'int8' | 'int4' }
-  | { kind: 'cuda'; deviceIds: number[]; dtype: 'f16' | 'int8' | 'int4' }
+  | { kind: 'cuda'; deviceIds: number[]; dtype: 'f16' | 'bf16' | 'int8' | 'int4' }
 
 /**
  * `cuda`: why CUDA does not work here, or `undefined` where it does. A GPU that was asked for by name is never replaced by the
@@ -37,15 +37,15 @@ export function chooseDevice(
     throw new Error(`--device cuda: ${cuda}`)
   }
   if (choice.kind === 'cpu' || cuda !== undefined) {
-    if (dtype === 'f16') {
+    if (dtype === 'f16' || dtype === 'bf16') {
       const why = choice.kind === 'auto' ? `; CUDA does not work here: ${cuda}` : ''
-      throw new Error(`--dtype f16 is for GPUs; on the processor f32, int8 and int4 are served${why}`)
+      throw new Error(`--dtype ${dtype} is for GPUs; on the processor f32, int8 and int4 are served${why}`)
     }
     const line = choice.kind === 'auto' ? `device: cpu (no CUDA: ${cuda})` : 'device: cpu'
     return { kind: 'cpu', dtype: dtype ?? 'int8', line }
   }
   if (dtype === 'f32') {
-    throw new Error('--dtype f32 is for the processor; on a GPU f16, int8 and int4 are served')
+    throw new Error('--dtype f32 is for the processor; on a GPU f16, bf16, int8 and int4 are served')
   }
   const deviceIds = choice.kind === 'cuda' ? choice.deviceIds : [0]
   return { kind: 'cuda', deviceIds, dtype: dtype ?? 'f16', line: `device: cuda:${deviceIds.join(',')}` }

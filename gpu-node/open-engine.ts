@@ -49,7 +49,7 @@ export async function openEngine(options: OpenEngineOptions): Promise<OpenEngine
   say(chosen.line)
   return chosen.kind === 'cuda' && cuda.kind === 'ready'
     ? openOnGpus(options, chosen, cuda)
-    : openOnProcessor(options, chosen.dtype as Exclude<typeof chosen.dtype, 'f16'>)
+    : openOnProcessor(options, chosen.dtype as Exclude<typeof chosen.dtype, 'f16' | 'bf16'>)
 }
 
 /** A node that is to run on the processor does not look at its GPUs. */
@@ -114,7 +114,8 @@ async function openOnGpus(
     maxChunk: Math.min(maxPositions, config.prefillChunk ?? MAX_CHUNK),
     maxLogits: MAX_LOGITS,
   }
-  const { needs, residentLimit, workspaceLimit } = deviceNeeds(deviceModel(decoder, dtype, banks), sizes)
+  const model = deviceModel(decoder, dtype, banks)
+  const { needs, residentLimit, workspaceLimit } = deviceNeeds(model, sizes)
   for (const [i, { name, totalBytes, freeBytes }] of gpus.entries()) {
     const gpu = `GPU ${deviceIds[i]} (${name})`
     const plan = planMemory(needs, { name: gpu, totalBytes, freeBytes, fraction: config.gpuMemoryFraction })
@@ -144,7 +145,7 @@ async function openOnGpus(
     engine: engines.length === 1 ? engines[0]! : new EngineGroup(engines),
     dtype,
     device: 'cuda',
-    adapterLayout: 'device-float16',
+    adapterLayout: `device-${model.floats}`,
   }
 }
 

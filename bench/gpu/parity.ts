@@ -5,8 +5,8 @@ import { runGoldenCase } from '../../gpu-node/cli/golden-case.ts'
 import { type BenchDevice, openForBench } from './open.ts'
 import type { GpuBenchSettings } from './settings.ts'
 
-/** Largest difference of logits, over the reference's spread: f32, halves, and weights in 8 and 4 bits. */
-const TOLERANCE = { f32: 1e-3, f16: 0.03, int8: 0.3, int4: 1.5 } as const
+/** Largest difference of logits, over the reference's spread: f32, halves, bfloat16, and weights in 8 and 4 bits. */
+const TOLERANCE = { f32: 1e-3, f16: 0.03, bf16: 0.25, int8: 0.3, int4: 1.5 } as const
 
 export interface ParityRow {
   model: string

@@ -64,8 +64,8 @@ export function readSettings(argv: readonly string[]): GpuBenchSettings {
   const { small } = values
   const names = (values.shapes ?? (small ? 'tiny' : '1b,7b')).split(',')
   const dtype = values.dtype ?? (choice.kind === 'cpu' ? 'f32' : 'f16')
-  if (dtype !== 'f16' && dtype !== 'f32' && dtype !== 'int8' && dtype !== 'int4') {
-    throw new Error(`--dtype is f16, f32, int8 or int4; given: ${dtype}`)
+  if (dtype !== 'f16' && dtype !== 'bf16' && dtype !== 'f32' && dtype !== 'int8' && dtype !== 'int4') {
+    throw new Error(`--dtype is f16, bf16, f32, int8 or int4; given: ${dtype}`)
   }
   return {
     device: choice.kind === 'cpu' ? choice : { kind: 'cuda', deviceId: choice.deviceIds[0]! },

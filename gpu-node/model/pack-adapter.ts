@@ -17,6 +17,12 @@ import type { AdapterLayout, LoraAdapter, LoraModule, PackedAdapter, SavedModule
 import { EMBEDDING_A, EMBEDDING_B, EMBEDDING_SAVED, HEAD_SAVED, HEAD_SAVED_BIAS } from './packed-parts.ts'
 import { readLinear, type WeightSource } from './runner/weight-store.ts'
 
+const DEVICE_FLOATS = {
+  'device-float16': 'float16',
+  'device-bfloat16': 'bfloat16',
+  'device-float32': 'float32',
+} as const
+
 /** The layout that a node with weights in this format wants. */
 export function adapterLayout(weights: WeightFormat, decoder: DecoderSpec): AdapterLayout {
   if (!canRunLoraKernel()) {
@@ -64,10 +70,10 @@ export async function packAdapter(
   for (const [matrix, its] of adapted) {
     packExtras(matrix, its, parts)
   }
-  if (layout === 'device-float16' || layout === 'device-float32') {
+  if (layout === 'device-float16' || layout === 'device-bfloat16' || layout === 'device-float32') {
     packMatrices(adapted, parts)
     const { digest, maxRank: rank } = adapter
-    const floats = layout === 'device-float16' ? 'float16' : 'float32'
+    const floats = DEVICE_FLOATS[layout]
     const image = packImage(planWeights(decoder), { parts, rank, features }, floats)
     return compact({ digest, rank, bytes: 0, parts: image, layout, groups: {}, features })
   }

@@ -49,6 +49,7 @@ export type AdapterLayout =
   | 'kernel-int8'
   | 'kernel-tiled'
   | 'device-float16'
+  | 'device-bfloat16'
   | 'device-float32'
 
 /** Graph-ready: made off the decode path by `packAdapter`, copied into the engine's banks by `ModelRunner.loadAdapter`. */

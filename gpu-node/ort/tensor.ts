@@ -5,10 +5,18 @@ import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
 
 /** ONNXTensorElementDataType. */
-export const ELEMENT_TYPES = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10 } as const
+export const ELEMENT_TYPES = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10, bfloat16: 16 } as const
 export type ElementType = keyof typeof ELEMENT_TYPES
 
-const ELEMENT_BYTES: Record<ElementType, number> = { float32: 4, uint8: 1, int8: 1, int32: 4, int64: 8, float16: 2 }
+const ELEMENT_BYTES: Record<ElementType, number> = {
+  float32: 4,
+  uint8: 1,
+  int8: 1,
+  int32: 4,
+  int64: 8,
+  float16: 2,
+  bfloat16: 2,
+}
 
 export type TensorArray = Float32Array | Uint8Array | Int8Array | Int32Array | BigInt64Array | Uint16Array
 

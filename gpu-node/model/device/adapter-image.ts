@@ -5,12 +5,12 @@
  */
 
 import { RingletError } from '../../../shared/errors.ts'
-import { narrowToHalves } from '../../formats/to-float16.ts'
 import { loraInputs } from '../graph/graph-names.ts'
 import type { WeightPlan } from '../graph/weight-plan.ts'
 import type { PackedAdapter } from '../packed-adapter.ts'
 import { imageBlocks, imageElements } from './bank-layout.ts'
 import { type DeviceFloats, FLOAT_BYTES } from './device-form.ts'
+import { LARGEST, narrow } from './narrow.ts'
 
 /** Key of `PackedAdapter.parts`: the image's bytes; halves two to a float, whatever number that would be. */
 export const DEVICE_IMAGE = 'device.image'
@@ -30,7 +30,7 @@ export function packImage(
     if (floats === 'float32') {
       image.set(values, at)
     } else {
-      overflows += narrowToHalves(values, halves, at)
+      overflows += narrow(values, halves, floats, at)
     }
   }
   for (const { matrix, kind, part, columns, offset } of imageBlocks(plan, rank, features.head)) {
@@ -43,10 +43,10 @@ export function packImage(
       delete rest[name]
     }
   }
-  if (overflows > 0) {
+  if (overflows > 0 && floats !== 'float32') {
     throw new RingletError(
       'adapter_refused',
-      `${overflows} numbers of the adapter are beyond float16's 65504, in which this node computes`,
+      `${overflows} numbers of the adapter are beyond ${LARGEST[floats]}, in which this node computes`,
     )
   }
   return { ...rest, [DEVICE_IMAGE]: image }

@@ -1,7 +1,6 @@
 /** The adapters on the device: banks, what lies in their slots, and the copies that load them. */
 
 import { RingletError } from '../../../shared/errors.ts'
-import { narrowToHalves } from '../../formats/to-float16.ts'
 import type { OrtBinding } from '../../ort/binding.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import { loraInputs } from '../graph/graph-names.ts'
@@ -13,9 +12,10 @@ import { DEVICE_IMAGE } from './adapter-image.ts'
 import { bankMatrices, bankRows, imageBlocks, partCounts, slotRow } from './bank-layout.ts'
 import { type DeviceTraits, NO_OWNER, writeSlotOwners } from './choose-device-form.ts'
 import type { DeviceContext } from './device-context.ts'
-import { FLOAT_BYTES } from './device-form.ts'
+import { type DeviceFloats, FLOAT_BYTES } from './device-form.ts'
 import type { DeviceModel } from './device-graph.ts'
 import { bankNames, bankOwnersName } from './device-names.ts'
+import { LARGEST, narrow } from './narrow.ts'
 import { StepBuffer } from './step-buffer.ts'
 
 export interface ResidentAdapter {
@@ -228,13 +228,14 @@ export class DeviceBanks {
 
   #put(values: Float32Array, address: bigint): void {
     const { loads } = this.#device
-    if (this.#model.floats === 'float32') {
+    const { floats } = this.#model
+    if (floats === 'float32') {
       loads.up(values, values.byteLength, address)
       return
     }
     const halves = new Uint16Array(values.length)
-    if (narrowToHalves(values, halves) > 0) {
-      throw new RingletError('adapter_refused', "the adapter's magnitudes or biases are beyond float16's 65504")
+    if (narrow(values, halves, floats) > 0) {
+      throw new RingletError('adapter_refused', `the adapter's magnitudes or biases are beyond ${LARGEST[floats]}`)
     }
     loads.up(halves, halves.byteLength, address)
   }
@@ -250,7 +251,7 @@ export class DeviceBanks {
     return { weight: tensor, bias: parts[HEAD_SAVED_BIAS] }
   }
 
-  #view(name: string, type: 'float16' | 'float32', shape: number[], address: bigint): OrtTensor {
+  #view(name: string, type: DeviceFloats, shape: number[], address: bigint): OrtTensor {
     const key = `${name}:${shape[0]}`
     const known = this.#views.get(key)
     if (known !== undefined) {

@@ -2,12 +2,12 @@
 
 import type { ElementType } from '../../ort/tensor.ts'
 
-/** `f16`: weights as halves. int8 and int4: `MatMulNBits`. f32 is for parity on the processor. */
-export type DeviceFormat = 'f16' | 'f32' | 'int8' | 'int4'
+/** `f16`, `bf16`: weights as sixteen-bit numbers, and all else too. int8 and int4: `MatMulNBits`. f32 is for parity on the processor. */
+export type DeviceFormat = 'f16' | 'bf16' | 'f32' | 'int8' | 'int4'
 /** Activations, KV, norms, adapters. */
-export type DeviceFloats = Extract<ElementType, 'float16' | 'float32'>
+export type DeviceFloats = Extract<ElementType, 'float16' | 'bfloat16' | 'float32'>
 
-export const FLOAT_BYTES: Record<DeviceFloats, number> = { float16: 2, float32: 4 }
+export const FLOAT_BYTES: Record<DeviceFloats, number> = { float16: 2, bfloat16: 2, float32: 4 }
 
 /** Of the device's graphs: ONNX Runtime has a CUDA kernel for its Identity, and none for that of 21. */
 export const DEVICE_OPSET = 20

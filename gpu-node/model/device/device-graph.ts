@@ -39,7 +39,7 @@ const BOOL = 9
 
 /** A tied head in plain numbers is the embedding's table too. */
 export function sharesHead({ decoder, plan, format }: Pick<DeviceModel, 'decoder' | 'plan' | 'format'>): boolean {
-  return decoder.head.tied && (format === 'f16' || format === 'f32') && plan.head.multiplier === 1
+  return decoder.head.tied && format !== 'int8' && format !== 'int4' && plan.head.multiplier === 1
 }
 
 export function buildDeviceGraph(model: DeviceModel, form: DeviceForm): Uint8Array {

@@ -1,7 +1,6 @@
 /** A base model's weights on a device: one copy for all its sessions, brought there tensor by tensor. */
 
 import { RingletError } from '../../../shared/errors.ts'
-import { narrowToHalves } from '../../formats/to-float16.ts'
 import type { ElementType, OrtTensor, TensorArray } from '../../ort/tensor.ts'
 import { planMatrices, planNorms } from '../graph/weight-plan.ts'
 import { makeMatrix, makeNorm, type Progress, ropeWeights, type WeightSource } from '../runner/weight-store.ts'
@@ -10,6 +9,7 @@ import type { DeviceContext } from './device-context.ts'
 import type { DeviceFloats } from './device-form.ts'
 import { type DeviceModel, sharesHead } from './device-graph.ts'
 import { EMBEDDING_TABLE, POSITION_TABLE } from './device-names.ts'
+import { LARGEST, narrow } from './narrow.ts'
 
 export interface DeviceWeights {
   initializers: ReadonlyMap<string, OrtTensor>
@@ -80,7 +80,12 @@ async function* layerWeights(
   let done = 0
   for (const matrix of planMatrices(plan)) {
     done++
-    for (const weight of await makeMatrix(source, matrix, format === 'f16' ? 'f32' : format, false)) {
+    for (const weight of await makeMatrix(
+      source,
+      matrix,
+      format === 'int8' || format === 'int4' ? format : 'f32',
+      false,
+    )) {
       yield { weight, done }
     }
   }
@@ -141,14 +146,14 @@ async function readTable(source: WeightSource, name: string, tensor: string, sha
   return { name, type: 'float32', shape, data: await source.readTensor(tensor) }
 }
 
-function inFloats({ type, data }: GraphWeight, floats: DeviceFloats): { type: ElementType; data: TensorArray } {
+function inFloats({ name, type, data }: GraphWeight, floats: DeviceFloats): { type: ElementType; data: TensorArray } {
   if (type !== 'float32' || floats === 'float32') {
     return { type, data }
   }
   const halves = new Uint16Array(data.length)
-  const overflows = narrowToHalves(data as Float32Array, halves)
+  const overflows = narrow(data as Float32Array, halves, floats)
   if (overflows > 0) {
-    throw new RangeError(`${overflows} weights are beyond float16's 65504`)
+    throw new RingletError('not_supported', `${overflows} weights of '${name}' are beyond ${LARGEST[floats]}`)
   }
-  return { type: 'float16', data: halves }
+  return { type: floats, data: halves }
 }

@@ -1,12 +1,11 @@
 /** What an adapter makes of token embeddings, by token: an addition, or a row of its own table in place of the base's. */
 
-import { narrowToHalves } from '../../formats/to-float16.ts'
 import type { PackedAdapter } from '../packed-adapter.ts'
 import { EMBEDDING_A, EMBEDDING_B, EMBEDDING_SAVED } from '../packed-parts.ts'
+import type { DeviceFloats } from './device-form.ts'
+import { narrow, ONE_BITS } from './narrow.ts'
 
 type Floats = Float32Array | Uint16Array
-
-const ONE = 0x3c00
 
 /** Writes `delta[at · hidden …]` and `keep[at]`. */
 export function writeEmbeddingDelta(
@@ -16,6 +15,7 @@ export function writeEmbeddingDelta(
   at: number,
   delta: Floats,
   keep: Floats,
+  floats: DeviceFloats,
 ): void {
   const row = new Float32Array(hidden)
   const saved = parts?.[EMBEDDING_SAVED]
@@ -32,9 +32,9 @@ export function writeEmbeddingDelta(
       }
     }
   }
-  if (delta instanceof Uint16Array) {
-    narrowToHalves(row, delta, at * hidden)
-    keep[at] = saved === undefined ? ONE : 0
+  if (floats !== 'float32' && delta instanceof Uint16Array) {
+    narrow(row, delta, floats, at * hidden)
+    keep[at] = saved === undefined ? ONE_BITS[floats] : 0
   } else {
     delta.set(row, at * hidden)
     keep[at] = saved === undefined ? 1 : 0

@@ -35,7 +35,7 @@ export function deviceModel(
   decoder: WeightSource['decoder'],
   format: DeviceFormat,
   banks: BankSizes,
-  floats: DeviceModel['floats'] = format === 'f32' ? 'float32' : 'float16',
+  floats: DeviceModel['floats'] = format === 'f32' ? 'float32' : format === 'bf16' ? 'bfloat16' : 'float16',
 ): DeviceModel {
   return { decoder, plan: planWeights(decoder), format, floats, banks }
 }
@@ -47,8 +47,9 @@ export async function openDeviceRunner(options: OpenDeviceOptions): Promise<Devi
     const limit = `the model has ${decoder.maxPositions}`
     throw new RingletError('field_invalid', `${sizes.maxPositions} positions are asked for; ${limit}`)
   }
-  const environment = new OrtEnvironment(options.threads, options.libraryFile)
   const model = deviceModel(decoder, format, banks, options.floats)
+  checkFloats(model, target)
+  const environment = new OrtEnvironment(options.threads, options.libraryFile)
   const device = new DeviceContext(environment, target)
   const weights = await loadDeviceWeights(device, checkpoint, model, {
     cache: openCache(options, model),
@@ -56,6 +57,19 @@ export async function openDeviceRunner(options: OpenDeviceOptions): Promise<Devi
   })
   const { graphs, onNotice } = options
   return new DeviceRunner({ device, model, weights, sizes, graphs, ...(onNotice === undefined ? {} : { onNotice }) })
+}
+
+function checkFloats({ decoder, floats }: DeviceModel, target: DeviceTarget): void {
+  if (floats !== 'bfloat16') {
+    return
+  }
+  if (target.kind === 'cpu') {
+    throw new RingletError('not_supported', 'ONNX Runtime has no bfloat16 kernels for the processor')
+  }
+  if (decoder.layers.some(({ mlp }) => mlp.kind === 'moe')) {
+    const why = 'its CUDA provider has no TopK in bfloat16, which chooses the experts'
+    throw new RingletError('not_supported', `--dtype bf16 is not for mixtures of experts in ONNX Runtime 1.29: ${why}`)
+  }
 }
 
 function openCache({ weightCache: place }: OpenDeviceOptions, { plan, format }: DeviceModel): WeightCache | undefined {

@@ -4,11 +4,11 @@ import type { OrtTensor } from '../../ort/tensor.ts'
 import type { DeviceContext, StagingMemory } from './device-context.ts'
 
 export interface Section {
-  type: 'int32' | 'int64' | 'float16' | 'float32' | 'uint8'
+  type: 'int32' | 'int64' | 'float16' | 'bfloat16' | 'float32' | 'uint8'
   elements: number
 }
 
-const BYTES = { int32: 4, int64: 8, float16: 2, float32: 4, uint8: 1 } as const
+const BYTES = { int32: 4, int64: 8, float16: 2, bfloat16: 2, float32: 4, uint8: 1 } as const
 const ALIGNMENT = 256
 
 export class StepBuffer<Name extends string> {
@@ -52,9 +52,9 @@ export class StepBuffer<Name extends string> {
   /** Floats as they are; halves as their bits. */
   floats(name: Name): Float32Array | Uint16Array {
     const { buffer, at, section } = this.#place(name)
-    return section.type === 'float16'
-      ? new Uint16Array(buffer, at, section.elements)
-      : new Float32Array(buffer, at, section.elements)
+    return section.type === 'float32'
+      ? new Float32Array(buffer, at, section.elements)
+      : new Uint16Array(buffer, at, section.elements)
   }
 
   /** The device's tensor over a section from element `first` on. */

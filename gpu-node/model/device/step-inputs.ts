@@ -157,7 +157,7 @@ export class StepInputs {
     const keep = buffer.floats(EMBEDDING_KEEP)
     for (const [i, { token, adapterSlot }] of tokens.entries()) {
       const parts = adapterSlot === undefined ? undefined : this.#banks.get(adapterSlot).packed.parts
-      writeEmbeddingDelta(parts, token, this.#model.decoder.hiddenSize, i, delta, keep)
+      writeEmbeddingDelta(parts, token, this.#model.decoder.hiddenSize, i, delta, keep, this.#model.floats)
     }
     buffer.upload()
   }

@@ -20,12 +20,14 @@ import {
 import { halfBits } from '../../formats/to-float16.ts'
 import { EXTERNAL_DATA_FILE } from '../../ort/library.ts'
 import { ELEMENT_TYPES, type ElementType } from '../../ort/tensor.ts'
+import { bfloatBits } from '../device/narrow.ts'
 
 /** ONNX Runtime's own operators. */
 export const MICROSOFT = 'com.microsoft'
 /** Operators whose kernels are the node's own: `LoraDelta`, gpu-node/ort/lora-kernel. */
 export const RINGLET = 'ringlet'
 
+export type GraphFloats = 'float32' | 'float16' | 'bfloat16'
 type Attribute = number | string | readonly number[] | { float: number }
 /** A named size may differ from run to run. */
 export type Dimension = number | string
@@ -38,14 +40,14 @@ export interface NodeOptions {
 }
 
 export class GraphWriter {
-  readonly #floats: 'float32' | 'float16'
+  readonly #floats: GraphFloats
   readonly #opset: number
   readonly #graph = create(GraphProtoSchema, { name: 'decoder' })
   readonly #declared = new Set<string>()
   #values = 0
 
   /** `opset`: of ONNX's own operators. `floats`: what everything that is written as float32 becomes, but for `float32Output`. */
-  constructor(floats: 'float32' | 'float16' = 'float32', opset = 21) {
+  constructor(floats: GraphFloats = 'float32', opset = 21) {
     this.#floats = floats
     this.#opset = opset
   }
@@ -117,7 +119,12 @@ export class GraphWriter {
       this.#graph.initializer.push(
         this.#floats === 'float32'
           ? create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float32, dims: [], floatData: [value] })
-          : create(TensorProtoSchema, { name, dataType: ELEMENT_TYPES.float16, dims: [], int32Data: [halfOf(value)] }),
+          : create(TensorProtoSchema, {
+              name,
+              dataType: ELEMENT_TYPES[this.#floats],
+              dims: [],
+              int32Data: [narrowBits(value, this.#floats)],
+            }),
       )
     }
     return name
@@ -178,9 +185,10 @@ export class GraphWriter {
   }
 }
 
-/** Bits of the nearest half. */
-function halfOf(value: number): number {
-  return halfBits(new Uint32Array(Float32Array.of(value).buffer)[0]!)
+/** Bits of the nearest number of sixteen bits. */
+function narrowBits(value: number, floats: 'float16' | 'bfloat16'): number {
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0]!
+  return floats === 'float16' ? halfBits(bits) : bfloatBits(bits)
 }
 
 function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]) {

@@ -48,7 +48,7 @@ describe.each(['llama', 'gemma2', 'gpt2', 'phi3-longrope', 'qwen3-moe'])('%s', a
   const checkpoint = await openCheckpoint(join(import.meta.dirname, '../../fixtures/goldens', name, 'base'))
   await checkpoint.close()
 
-  test.each(['f16', 'int8', 'int4'] as const)('in %s, in every form', (format) => {
+  test.each(['f16', 'bf16', 'int8', 'int4'] as const)('in %s, in every form', (format) => {
     const model = deviceModel(checkpoint.decoder, format, { slots: 4, maxRank: 8 })
     for (const form of forms) {
       const proto = fromBinary(ModelProtoSchema, buildDeviceGraph(model, form))

@@ -18,12 +18,14 @@ import {
 } from '../../../gpu-node/model/device/choose-device-form.ts'
 import { deviceNeeds } from '../../../gpu-node/model/device/device-needs.ts'
 import { GraphCaptures, totalBucket } from '../../../gpu-node/model/device/graph-captures.ts'
+import { bfloatBits, narrow } from '../../../gpu-node/model/device/narrow.ts'
 import { deviceModel, openDeviceRunner } from '../../../gpu-node/model/device/open-device-runner.ts'
 import { planWeights } from '../../../gpu-node/model/graph/weight-plan.ts'
+import { packAdapter } from '../../../gpu-node/model/pack-adapter.ts'
 import { kvBytes, planMemory, weightBytes } from '../../../gpu-node/model/runner/memory-plan.ts'
 import { cudaOptionTexts } from '../../../gpu-node/ort/cuda-provider.ts'
 import { RingletError } from '../../../shared/errors.ts'
-import { TINY_SHAPE, tinyBase } from '../../support/tiny-base.ts'
+import { TINY_SHAPE, tinyAdapter, tinyBase } from '../../support/tiny-base.ts'
 
 const base = tinyBase()
 const plan = planWeights(base.decoder)
@@ -209,5 +211,58 @@ describe('--device', () => {
     )
     expect(() => chooseDevice(auto, 'f16', 'no driver')).toThrow('CUDA does not work here: no driver')
     expect(() => chooseDevice(auto, 'f32', undefined)).toThrow('--dtype f32 is for the processor')
+  })
+})
+
+describe('bfloat16', () => {
+  test('is the nearest number, ties to even', () => {
+    fc.assert(
+      fc.property(
+        fc.float({ noNaN: true, noDefaultInfinity: true, max: Math.fround(3e38), min: Math.fround(-3e38) }),
+        (value) => {
+          const out = new Uint16Array(1)
+          expect(narrow(Float32Array.of(value), out, 'bfloat16')).toBe(0)
+          const numberOf = (bits: number): number => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!
+          const [mine, above, below] = [out[0]!, out[0]! + 1, out[0]! - 1]
+          const distance = Math.abs(numberOf(mine) - value)
+          for (const bits of [above, below]) {
+            const other = Math.abs(numberOf(bits) - value)
+            // Beside zero lies the other sign's largest, beside the largest infinity.
+            if (!Number.isNaN(other)) {
+              expect(distance < other || (distance === other && mine % 2 === 0)).toBe(true)
+            }
+          }
+        },
+      ),
+    )
+    const out = new Uint16Array(3)
+    expect(narrow(Float32Array.of(3.4e38, Number.POSITIVE_INFINITY, Number.NaN), out, 'bfloat16')).toBe(1)
+    expect([...out]).toEqual([0x7f80, 0x7f80, 0x7fc0])
+  })
+
+  test('is not for the processor', async () => {
+    const sizes = { maxRows: 1, maxPositions: 8, maxChunk: 4, maxLogits: 1 }
+    const opening = openDeviceRunner({
+      checkpoint: base,
+      format: 'bf16',
+      target: { kind: 'cpu' },
+      threads: 1,
+      sizes,
+      banks: { slots: 1, maxRank: 1 },
+      graphs: false,
+    })
+    await expect(opening).rejects.toMatchObject({ code: 'not_supported' })
+    expect(() => chooseDevice({ kind: 'auto' }, 'bf16', 'no driver')).toThrow('--dtype bf16 is for GPUs')
+    expect(chooseDevice({ kind: 'auto' }, 'bf16', undefined)).toMatchObject({ kind: 'cuda', dtype: 'bf16' })
+  })
+
+  test('an adapter is packed for it, with numbers that float16 lacks', async () => {
+    const wild = tinyAdapter(base, 2, 1)
+    wild.modules[0]!.loraA[0] = 1e6
+    const { layout, parts, bytes } = await packAdapter(wild, base, 'device-bfloat16')
+    expect(layout).toBe('device-bfloat16')
+    expect(bytes).toBe((await packAdapter(tinyAdapter(base, 2, 1), base, 'device-float16')).bytes)
+    const image = Object.values(parts)[0]!
+    expect([...new Uint16Array(image.buffer)]).toContain(bfloatBits(new Uint32Array(Float32Array.of(1e6).buffer)[0]!))
   })
 })

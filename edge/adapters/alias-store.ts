@@ -5,6 +5,7 @@ import type { AdapterRef } from '../../shared/adapter-ref.ts'
 import { isAdapterSource } from '../../shared/adapter-ref.ts'
 import type { AliasView, SetAlias } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
+import type { Page } from '../tenants/tenant-store.ts'
 
 interface AliasRow {
   alias: string
@@ -17,6 +18,8 @@ interface AliasRow {
 
 /** How long an isolate may still resolve an alias the old way after a change made elsewhere. */
 export const ALIAS_TTL_MS = 2_000
+
+const PAGE_SIZE = 200
 
 interface Remembered {
   ref: AdapterRef | undefined
@@ -41,16 +44,25 @@ export function createAliasStore(db: D1Database, now: () => number) {
     return ref
   }
 
-  async function list(): Promise<AliasView[]> {
+  async function list(after: string): Promise<Page<AliasView>> {
+    const { results } = await db
+      .prepare('SELECT * FROM aliases WHERE alias > ? ORDER BY alias LIMIT ?')
+      .bind(after, PAGE_SIZE + 1)
+      .all<AliasRow>()
+    const items = results.slice(0, PAGE_SIZE).map(toView)
+    return { items, next: results.length > PAGE_SIZE ? (items.at(-1)?.alias ?? null) : null }
+  }
+
+  async function listAll(): Promise<AliasView[]> {
     const { results } = await db.prepare('SELECT * FROM aliases ORDER BY alias').all<AliasRow>()
     return results.map(toView)
   }
 
-  /** The list as of a moment ago, for those who ask often. */
+  /** All of them as of a moment ago, for those who ask often. */
   async function listRecent(): Promise<readonly AliasView[]> {
     if (listed === undefined || now() - listed.readAt >= ALIAS_TTL_MS) {
       const readAt = now()
-      listed = { aliases: await list(), readAt }
+      listed = { aliases: await listAll(), readAt }
     }
     return listed.aliases
   }

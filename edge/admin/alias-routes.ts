@@ -16,7 +16,7 @@ const removeQuery = z.object({ ifGeneration: z.coerce.number().int().min(1).opti
 
 export function aliasRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
-  app.get('/aliases', async (c) => c.json({ items: await c.env.aliases.list() }))
+  app.get('/aliases', async (c) => c.json(await c.env.aliases.list(c.req.query('after') ?? '')))
 
   app.put('/aliases/:alias', async (c) => {
     const { alias } = parseBody(nameSchema, { alias: c.req.param('alias') })

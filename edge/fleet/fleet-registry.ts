@@ -2,7 +2,7 @@
 
 import { DurableObject } from 'cloudflare:workers'
 import type { Heartbeat, HeartbeatAnswer } from '../../shared/fleet.ts'
-import { afterHeartbeat, isAlive, isDraining, isForgotten, type NodeRecord } from './membership.ts'
+import { afterHeartbeat, isAlive, isDraining, isForgotten, type NodeRecord, presentRecords } from './membership.ts'
 import { findDigests, type ResidentDigests } from './resident-digests.ts'
 import type { ResidentHashes } from './resident-index.ts'
 import type { ShardReport } from './shard-report.ts'
@@ -69,16 +69,17 @@ export class FleetRegistry extends DurableObject {
   read(run: string, cursor: number): ShardReport {
     const now = Date.now()
     const after = run === this.#run ? cursor : -1
-    const alive = [...this.#records.values()].filter((record) => isAlive(record, now))
+    const { records, allSilent } = presentRecords(this.#records.values(), now)
     return {
       run: this.#run,
       cursor: this.#cursor,
-      nodes: alive.map((record) => ({
+      allSilent,
+      nodes: records.map((record) => ({
         report: { ...record.report, draining: isDraining(record) },
         ageMs: now - record.lastSeenAt,
         damped: record.damped,
       })),
-      residents: alive.flatMap(({ report: { nodeId, bootId } }) => {
+      residents: records.flatMap(({ report: { nodeId, bootId } }) => {
         const residents = this.#residents.get(nodeId)
         const isNews = residents !== undefined && residents.bootId === bootId && residents.changedAt > after
         return isNews ? [{ nodeId, hashes: residents.hashes }] : []

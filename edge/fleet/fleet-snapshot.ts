@@ -19,6 +19,8 @@ export interface FleetSnapshot {
   nodes: readonly FleetNode[]
   /** The names under which the ring's nodes serve their base, without doubles: what a request can be answered by. */
   baseModels: readonly string[]
+  /** No node was heard lately; `nodes` are the last that were. */
+  silent: boolean
   /** Most positions that a sequence may have on any node; 0 without nodes. */
   longestPositions: number
   /** Unix milliseconds, when this isolate last heard from the registry. */
@@ -32,13 +34,14 @@ export interface FleetSnapshot {
   regions: ReadonlyMap<string, RegionRing<FleetNode>>
 }
 
-export function createFleetSnapshot(nodes: readonly FleetNode[], takenAt: number): FleetSnapshot {
+export function createFleetSnapshot(nodes: readonly FleetNode[], takenAt: number, silent = false): FleetSnapshot {
   const sorted = [...nodes].sort((a, b) => (a.nodeId < b.nodeId ? -1 : 1))
   const steady = sorted.filter((node) => !node.damped)
   const ring = createRing(withOneBase(steady.length > 0 ? steady : sorted))
   return {
     nodes: sorted,
     baseModels: [...new Set(ring.nodes.map((node) => node.baseModel))],
+    silent,
     longestPositions: sorted.reduce((most, node) => Math.max(most, node.maxPositions), 0),
     takenAt,
     ring,

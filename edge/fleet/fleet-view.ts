@@ -50,7 +50,12 @@ export function createFleetView(options: FleetViewOptions): FleetView {
     const startedAt = now()
     refreshingSince = startedAt
     if (shards.length !== registry.shards) {
-      shards = Array.from({ length: registry.shards }, () => ({ run: '', cursor: -1, nodes: new Map(), allSilent: false }))
+      shards = Array.from({ length: registry.shards }, () => ({
+        run: '',
+        cursor: -1,
+        nodes: new Map(),
+        allSilent: false,
+      }))
     }
     const current = shards
     const answers = await Promise.all(
@@ -69,9 +74,9 @@ export function createFleetView(options: FleetViewOptions): FleetView {
     }
     refreshedAt = now()
     if (answers.some((answered) => answered) || held === undefined) {
-      const nodes = presentNodes(current)
+      const { nodes, silent } = presentNodes(current)
       const takenAt = answers.every((answered) => answered) ? now() : (held?.takenAt ?? 0)
-      held = createFleetSnapshot(nodes, takenAt)
+      held = createFleetSnapshot(nodes, takenAt, silent)
     }
   }
 
@@ -106,9 +111,10 @@ function applyReport(state: ShardState, report: ShardReport, now: number): Shard
 }
 
 /** While any node is heard, those of a shard that hears none are gone. */
-function presentNodes(shards: readonly ShardState[]): FleetNode[] {
+function presentNodes(shards: readonly ShardState[]): { nodes: FleetNode[]; silent: boolean } {
   const heard = shards.filter(({ allSilent, nodes }) => !allSilent && nodes.size > 0)
-  return (heard.length > 0 ? heard : shards).flatMap(({ nodes }) => [...nodes.values()])
+  const nodes = (heard.length > 0 ? heard : shards).flatMap((shard) => [...shard.nodes.values()])
+  return { nodes, silent: heard.length === 0 && nodes.length > 0 }
 }
 
 const NOTHING_RESIDENT = createResidentIndex(NO_RESIDENTS)

@@ -64,6 +64,26 @@ export function isAlive(record: NodeRecord, now: number): boolean {
   return !record.left && now - record.lastSeenAt < SILENCE_MS
 }
 
+export interface Present {
+  records: NodeRecord[]
+  /**
+   * Nobody was heard lately: more likely the heartbeats don't come through (a join secret changed on one side, a line is cut) than
+   * that all nodes died together. `records` are then those that were alive when the last one was heard, and worth a try.
+   */
+  allSilent: boolean
+}
+
+export function presentRecords(known: Iterable<NodeRecord>, now: number): Present {
+  const staying = [...known].filter((record) => !record.left && !isForgotten(record, now))
+  const alive = staying.filter((record) => isAlive(record, now))
+  if (alive.length > 0) {
+    return { records: alive, allSilent: false }
+  }
+  const lastHeardAt = Math.max(...staying.map((record) => record.lastSeenAt))
+  const last = staying.filter((record) => lastHeardAt - record.lastSeenAt < SILENCE_MS)
+  return { records: last, allSilent: last.length > 0 }
+}
+
 export function isForgotten(record: NodeRecord, now: number): boolean {
   return now - record.lastSeenAt > MEMORY_MS
 }

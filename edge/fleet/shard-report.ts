@@ -9,6 +9,8 @@ export interface ShardReport {
   run: string
   cursor: number
   nodes: { report: NodeReport; ageMs: number; damped: boolean }[]
+  /** `Present.allSilent`: `nodes` are the last that were heard. */
+  allSilent: boolean
   /** Only of nodes whose residents changed after the asked cursor. */
   residents: { nodeId: string; hashes: ResidentHashes }[]
 }

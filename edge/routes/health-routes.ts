@@ -14,10 +14,10 @@ export function healthRoutes(): Hono<AppEnv> {
   return app
 }
 
-/** Healthy when a request could be served: a node is up and takes new ones. */
+/** Healthy when a request could be served: a node is heard and takes new ones. */
 async function health(c: AppContext): Promise<Response> {
-  const { ring } = await forwardDeps(c).fleet()
-  if (ring.nodes.some((node) => !node.draining)) {
+  const { ring, silent } = await forwardDeps(c).fleet()
+  if (!silent && ring.nodes.some((node) => !node.draining)) {
     return c.body(null, 200)
   }
   c.header('retry-after', '2')

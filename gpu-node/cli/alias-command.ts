@@ -40,7 +40,15 @@ const list = adminCommand({
   description: 'List aliases',
   args: {},
   async run(args, admin) {
-    const { items } = await admin.call<{ items: AliasView[] }>('GET', '/aliases')
+    const items: AliasView[] = []
+    for (let after: string | null = ''; after !== null; ) {
+      const page: { items: AliasView[]; next: string | null } = await admin.call(
+        'GET',
+        `/aliases?after=${encodeURIComponent(after)}`,
+      )
+      items.push(...page.items)
+      after = page.next
+    }
     if (args.json) {
       console.log(JSON.stringify(items, null, 2))
     } else {

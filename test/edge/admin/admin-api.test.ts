@@ -69,6 +69,23 @@ describe('tenants', () => {
 })
 
 describe('aliases', () => {
+  test('are listed page by page', async () => {
+    const names = Array.from({ length: 205 }, (_, n) => `paged-${String(n).padStart(3, '0')}`)
+    await Promise.all(names.map((name) => put(name, { source: 'local', id: name })))
+    const listed: string[] = []
+    for (let after: string | null = ''; after !== null; ) {
+      const page: { body: { items: AliasView[]; next: string | null } } = await world.admin(
+        'GET',
+        `/admin/aliases?after=${after}`,
+      )
+      expect(page.body.items.length).toBeLessThanOrEqual(200)
+      listed.push(...page.body.items.map(({ alias }) => alias))
+      after = page.body.next
+    }
+    expect(listed).toEqual(names)
+    await Promise.all(names.map((name) => world.admin('DELETE', `/admin/aliases/${name}`)))
+  })
+
   const put = (alias: string, body: object) => world.admin<AliasView>('PUT', `/admin/aliases/${alias}`, body)
 
   test('are set, replaced and removed, each change a generation', async () => {

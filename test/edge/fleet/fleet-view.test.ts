@@ -67,6 +67,7 @@ function setUp(answers: ((cursor: number, run: string) => Promise<ShardReport>)[
 const report = (nodes: ShardReport['nodes'], changes: Partial<ShardReport> = {}): ShardReport => ({
   run: 'run-1',
   cursor: 1,
+  allSilent: false,
   nodes,
   residents: [],
   ...changes,
@@ -193,4 +194,20 @@ describe('residents', () => {
     const strangers = Array.from({ length: 10_000 }, (_, n) => residentHash(`hub:other/b${n}@main`))
     expect(strangers.filter((hash) => index.tierOf(hash) !== undefined).length).toBeLessThanOrEqual(1)
   })
+})
+
+test('nodes that fell silent all at once stay; those of one silent shard go while others are heard', async () => {
+  let others: Partial<ShardReport> = {}
+  const { look, pass, settle } = setUp([
+    async () => report([nodeReport('a')], { allSilent: true }),
+    async () => report([nodeReport('b')], others),
+  ])
+  const first = await look()
+  expect([first.nodes.map((node) => node.nodeId), first.silent]).toEqual([['b'], false])
+  others = { allSilent: true }
+  pass(1_500)
+  await look()
+  await settle()
+  const { nodes, ring, silent } = await look()
+  expect([nodes.map((node) => node.nodeId), ring.nodes.length, silent]).toEqual([['a', 'b'], 2, true])
 })

@@ -11,10 +11,20 @@ let nodes: StubNode[]
 
 beforeAll(async () => {
   edge = await startProxyEdge({ watchMs: 100 })
-  nodes = await Promise.all(['n1', 'n2', 'n3'].map((nodeId) => edge.addNode({ nodeId, gapMs: 5, tokens: 30 })))
+  nodes = await Promise.all(['n1', 'n2', 'n3'].map(join))
   await edge.waitForNodes((seen) => seen.length === 3)
 })
 afterAll(() => edge.stop())
+
+/** The node whose streams stop after a few events, until it is killed. */
+let held: string | undefined
+const join = (nodeId: string) =>
+  edge.addNode({
+    nodeId,
+    gapMs: 5,
+    tokens: 30,
+    behave: () => (nodeId === held ? { kind: 'silence', afterEvents: 7 } : { kind: 'answer' }),
+  })
 
 const byId = (nodeId: string | undefined) => nodes.find((node) => node.nodeId === nodeId)!
 const wholeText = (adapter: string, prompt: string) => stubText(stubTokens(`local:${adapter}`, prompt, 0, 30))
@@ -44,7 +54,7 @@ test('a draining node answers for its adapters until the next owner has loaded t
 
   await owner!.heartbeats!.leave()
   await edge.waitForNodes((seen) => seen.every((node) => node.nodeId !== owner!.nodeId))
-  nodes = [...nodes.filter((node) => node !== owner), await edge.addNode({ nodeId: 'n4', gapMs: 5, tokens: 30 })]
+  nodes = [...nodes.filter((node) => node !== owner), await join('n4')]
 })
 
 test('an operator’s drain takes a node out of placement and back', async () => {
@@ -59,8 +69,9 @@ test('an operator’s drain takes a node out of placement and back', async () =>
 
 test('one of three nodes killed under 50 streams: every stream ends with the text it would have had', async () => {
   const ask = (n: number) => edge.ask({ adapter: `kill-${n % 7}`, prompt: `prompt ${n}` })
+  const victim = byId((await edge.explain('kill-0')).nodes[0]!.nodeId)
+  held = victim.nodeId
   const replies = await Promise.all(Array.from({ length: 50 }, (_, n) => ask(n)))
-  const victim = nodes.toSorted((a, b) => b.inFlight() - a.inFlight())[0]!
   expect(victim.inFlight()).toBeGreaterThan(5)
   await victim.kill()
   const texts = await Promise.all(replies.map(async (reply) => textOf(await reply.text())))

@@ -7,6 +7,7 @@ import {
   isDraining,
   isForgotten,
   type NodeRecord,
+  presentRecords,
   SILENCE_MS,
 } from '../../../edge/fleet/membership.ts'
 import { type Heartbeat, heartbeatSchema } from '../../../shared/fleet.ts'
@@ -100,4 +101,27 @@ test('a node that is gone is remembered for its flaps, and then forgotten', () =
   const record = heard([0])
   expect(isForgotten(record, START + 5 * 60_000)).toBe(false)
   expect(isForgotten(record, START + 11 * 60_000)).toBe(true)
+})
+
+describe('when nobody is heard', () => {
+  const seen = (nodeId: string, lastSeenAt: number, left = false): NodeRecord => ({
+    ...afterHeartbeat(undefined, heartbeat({ nodeId, leaving: left }), lastSeenAt, lastSeenAt)!,
+  })
+  const names = (records: NodeRecord[], now: number) => {
+    const { records: present, allSilent } = presentRecords(records, now)
+    return [present.map(({ report }) => report.nodeId), allSilent]
+  }
+
+  test('those stay that were alive when the last one spoke', () => {
+    const records = [seen('dead', START - 2 * SILENCE_MS), seen('a', START - 1_000), seen('b', START)]
+    expect(names(records, START + SILENCE_MS - 500)).toEqual([['b'], false])
+    expect(names(records, START + SILENCE_MS)).toEqual([['a', 'b'], true])
+    expect(names([...records, seen('c', START + 60_000)], START + 61_000)).toEqual([['c'], false])
+  })
+
+  test('but none that said farewell, and none for longer than nodes are remembered', () => {
+    expect(names([seen('a', START, true)], START + SILENCE_MS)).toEqual([[], false])
+    expect(names([seen('a', START)], START + 11 * 60_000)).toEqual([[], false])
+    expect(names([], START)).toEqual([[], false])
+  })
 })

@@ -3,8 +3,8 @@
 ARG DEVICE=cuda
 ARG NODE=node:22-bookworm-slim
 
-# ONNX Runtime's CUDA 13 provider needs the runtime's cuBLAS, cuRAND and cuDNN 9; the driver comes from the host.
-FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 AS base-cuda
+# ONNX Runtime's CUDA 13 provider needs the runtime's cuBLAS and cuRAND; the driver comes from the host.
+FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS base-cuda
 FROM debian:bookworm-slim AS base-cpu
 
 FROM ${NODE} AS node

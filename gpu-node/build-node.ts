@@ -16,6 +16,7 @@ import { DEFAULT_LIMITS, type EngineLimits } from './engine/engine-limits.ts'
 import type { NodeDescription } from './fleet/heartbeats.ts'
 import { GrammarService } from './grammar/grammar-service.ts'
 import { grammarVocabulary } from './grammar/grammar-vocabulary.ts'
+import type { GenerationTracer } from './http/generation-trace.ts'
 import type { NodeClock, NodeContext, NodeIdentity } from './http/node-context.ts'
 import { createNodeMetrics } from './metrics.ts'
 import { openCheckpoint } from './model/checkpoint.ts'
@@ -28,6 +29,7 @@ import { detectToolFormat, formatMarkers } from './tools/tool-format.ts'
 
 /** Larger bodies than any context needs. */
 const MAX_BODY_BYTES = 8 * 2 ** 20
+const MAX_EMBEDDING_BYTES = 40 * 2 ** 20
 const HEARTBEAT_COMMENT_MS = 15_000
 const RESUME_MS = 60_000
 
@@ -37,6 +39,7 @@ export interface BuildOptions {
   version: string
   clock: NodeClock
   log: Logger
+  tracer?: GenerationTracer | undefined
   onProgress: (stage: string, fraction: number) => void
   /** Called when an operator asks for a drain over HTTP. */
   onDrain: () => void
@@ -100,6 +103,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
       maxBestOf: config.maxBestOf,
       maxStopSequences: config.maxStopSequences,
       maxBodyBytes: MAX_BODY_BYTES,
+      maxEmbeddingBytes: MAX_EMBEDDING_BYTES,
       requestTimeoutMs: config.requestTimeoutMs,
       heartbeatMs: HEARTBEAT_COMMENT_MS,
       resumeMs: RESUME_MS,
@@ -115,6 +119,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
     clock,
     metrics,
     log,
+    tracer: options.tracer,
     draining: () => draining,
     startDrain: options.onDrain,
   }

@@ -55,6 +55,7 @@ async function embedAll(
     const message = `\`dimensions\` must be <= ${spec.hiddenSize}. Given: ${parsed.dimensions}`
     throw new RingletError('field_invalid', message, { param: 'dimensions' })
   }
+  checkReplySize(parsed, parsed.dimensions ?? spec.hiddenSize, context.limits.maxEmbeddingBytes)
   const limits = {
     maxPositions: spec.maxPositions,
     vocabSize: spec.vocabSize,
@@ -78,6 +79,19 @@ async function embedAll(
     }
   } finally {
     lease?.release()
+  }
+}
+
+/** Bytes a number takes at most: as JSON digits of a double, a comma behind; or four in base64. */
+const BYTES_PER_NUMBER = { float: 24, base64: 16 / 3 } as const
+
+function checkReplySize({ inputs, encoding, route }: ParsedEmbed, dimensions: number, mostBytes: number): void {
+  const mostInputs = Math.floor(mostBytes / (dimensions * BYTES_PER_NUMBER[encoding]))
+  if (inputs.length > mostInputs) {
+    const limit = `a reply carries up to ${mostInputs} embeddings of ${dimensions} numbers as ${encoding}`
+    const ask = `send fewer inputs at once${encoding === 'float' ? ', or ask for `encoding_format` base64' : ''}`
+    const param = route === '/embed' ? 'inputs' : 'input'
+    throw new RingletError('field_invalid', `${limit}. Given: ${inputs.length}; ${ask}`, { param })
   }
 }
 

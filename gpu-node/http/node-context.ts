@@ -10,6 +10,7 @@ import type { NodeMetrics } from '../metrics.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import type { ToolFormat } from '../tools/tool-format.ts'
+import type { GenerationTracer } from './generation-trace.ts'
 
 export interface NodeClock {
   /** Unix ms of the wall clock; tickets and replies. */
@@ -31,6 +32,8 @@ export interface NodeIdentity {
 export interface NodeLimits extends LoraxLimits {
   /** Bytes of a request body. */
   maxBodyBytes: number
+  /** Bytes of the numbers of an embeddings reply: the edge holds it whole before it sends it. */
+  maxEmbeddingBytes: number
   /** A request that has not ended by then fails with `deadline_exceeded`. */
   requestTimeoutMs: number
   /** A stream that waits longer than this for its adapter or its turn gets its headers and a heartbeat comment. */
@@ -55,6 +58,8 @@ export interface NodeContext {
   clock: NodeClock
   metrics: NodeMetrics
   log: Logger
+  /** Where traces are exported. */
+  tracer?: GenerationTracer | undefined
   /** True from the first word of a drain. */
   draining(): boolean
   startDrain(): void

@@ -56,7 +56,7 @@ export const NODE_USAGE = `npm run dev:node -- [options]
   --ticket-keys ID:SECRET   keys of tickets, comma-separated (RINGLET_TICKET_KEYS)
   --state DIR               caches and, without configured keys, local ones (.ringlet)
   --device D                cpu, cuda, cuda:N, cuda:N,M (an engine each) or auto: CUDA where it works (cpu)
-  --dtype T                 int8, int4, f32 (cpu) or f16 (cuda); int8 on cpu, f16 on cuda
+  --dtype T                 int8, int4, f32 (cpu), f16 or bf16 (cuda); int8 on cpu, f16 on cuda
   --gpu-memory-fraction F   of a GPU's memory that may be used (0.9)
   --max-adapter-rank N      on GPUs, the rank that each adapter slot has room for (64)
   --cuda-dir DIR            what npm run setup:cuda filled (.ort); --no-cuda-graphs runs steps uncaptured
@@ -119,7 +119,7 @@ const flagsSchema = z.object({
     .regex(/^[\w.-]{1,128}$/, 'expected letters, digits, . _ -')
     .optional(),
   region: z.string().max(64).default(''),
-  dtype: z.enum(['int8', 'int4', 'f32', 'f16']).optional(),
+  dtype: z.enum(['int8', 'int4', 'f32', 'f16', 'bf16']).optional(),
   device: z.string().default('cpu').transform(deviceChoice),
   'gpu-memory-fraction': z
     .string()

@@ -72,7 +72,8 @@ export const NODE_USAGE = `npm run dev:node -- [options]
   --preload REF             load and pin at start, e.g. local:orders-json; may be given several times
   --request-timeout S       seconds until a request fails (600)
   --max-best-of N, --max-stop-sequences N   LoRAX's limits (2, 4)
-  --log-level L             pino's levels (info)`
+  --log-level L             pino's levels (info)
+OTEL_EXPORTER_OTLP_ENDPOINT is where traces go (nowhere)`
 
 const whole = (least: number, most: number) =>
   z.string().regex(/^\d+$/, 'expected a whole number').transform(Number).pipe(z.number().min(least).max(most))
@@ -160,6 +161,7 @@ const environmentSchema = z.object({
     .string()
     .transform((text) => text.split(',').filter((name) => name !== ''))
     .optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
   HF_ENDPOINT: z.url({ protocol: /^https?$/ }).default('https://huggingface.co'),
   HF_TOKEN: z.string().optional(),
   HF_HUB_OFFLINE: truthy.default(false),
@@ -221,6 +223,8 @@ export interface NodeConfig {
   maxBestOf: number
   maxStopSequences: number
   logLevel: string
+  /** Where traces go; absent: nowhere. */
+  traceEndpoint: string | undefined
   sources: SourceSettings
 }
 
@@ -273,6 +277,7 @@ export function readConfig(
     maxBestOf: flags['max-best-of'],
     maxStopSequences: flags['max-stop-sequences'],
     logLevel: flags['log-level'],
+    traceEndpoint: env.OTEL_EXPORTER_OTLP_ENDPOINT,
     sources: toSources(env),
   }
 }

@@ -9,6 +9,7 @@ import { drainNode } from './fleet/drain.ts'
 import { type Heartbeats, startHeartbeats } from './fleet/heartbeats.ts'
 import { createReceivedKeys } from './fleet/received-keys.ts'
 import { createApp } from './http/app.ts'
+import { type GenerationTracer, openTraceExport } from './http/generation-trace.ts'
 import { listen } from './http/listen.ts'
 import { createLoadDisplay } from './load-progress.ts'
 import { type LocalKeys, readLocalKeys } from './local-keys.ts'
@@ -41,12 +42,14 @@ async function run(config: NodeConfig): Promise<void> {
   const stop = new AbortController()
   const hurry = new AbortController()
   const display = createLoadDisplay(process.stderr)
+  const tracer = await openTracer(config)
   const node = await buildNode({
     config,
     ticketKeys,
     version: packageVersion(),
     clock: { wall: Date.now, steady: () => performance.timeOrigin + performance.now() },
     log,
+    tracer,
     onProgress: display.show,
     onDrain: () => stop.abort(),
   }).finally(display.done)
@@ -92,8 +95,16 @@ async function run(config: NodeConfig): Promise<void> {
   })
   log.info({ finished }, 'drained')
   await node.close()
+  // A collector that does not answer holds nobody up.
+  await tracer?.close().catch((error: unknown) => log.warn({ err: error }, 'traces_lost'))
   await server.close(finished ? LAST_WORDS_MS : 0)
   process.exit(0)
+}
+
+function openTracer({ traceEndpoint, nodeId }: NodeConfig): Promise<GenerationTracer> | undefined {
+  return traceEndpoint === undefined
+    ? undefined
+    : openTraceExport({ endpoint: traceEndpoint, nodeId, version: packageVersion() })
 }
 
 /** Lines that read like the edge's: times in ISO 8601, levels by name. */

@@ -100,6 +100,7 @@ function start(
     promptField: promptFieldOf(job.parsed),
     adapterTokens: readAdapterTokens(c.req.raw.headers),
     delivered: job.delivered,
+    traceparent: c.req.header('traceparent'),
     signal: job.gone.signal,
     ...(onProgress === undefined ? {} : { onProgress }),
   })

@@ -26,6 +26,8 @@ export interface GenerationInput {
   promptField: PromptField
   adapterTokens: AdapterTokens
   delivered: Delivered
+  /** Of the caller's trace, as the edge hands it on. */
+  traceparent?: string | undefined
   /** The client left. */
   signal: AbortSignal
   onProgress?: (progress: GenerationProgress) => void

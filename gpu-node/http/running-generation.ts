@@ -208,8 +208,10 @@ export class RunningGeneration implements Generation {
     const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
     const counts = { promptTokens, cachedTokens: this.#cachedTokens, generatedTokens: this.#generatedTokens }
     const tier = this.adapter?.cacheTier
-    const ended = { requestId, tenantId, adapter, tier, sequences: this.choices.length, ...counts, timings }
-    context.log.info(generationLine({ ...ended, outcome: this.#outcome }), 'generation_end')
+    const who = { requestId, tenantId, adapter, tier, sequences: this.choices.length }
+    const ended = { ...who, ...counts, timings, outcome: this.#outcome }
+    context.log.info(generationLine(ended), 'generation_end')
+    context.tracer?.ended(ended, input.traceparent)
   }
 
   #summary(endedAt: number): EndedGeneration {

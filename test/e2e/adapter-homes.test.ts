@@ -35,7 +35,7 @@ beforeAll(async () => {
   }
   predibase.legacy.set('sql', { uuid: 'uuid', bestRunID: 'run', versionNumber: 3, tokens: ['pbase'] })
   predibase.versions.push({ repo: 'sql', version: 4, status: 'pending', tokens: ['pbase'] })
-  stack = await startStack(['--nodes', '1', '--threads', '1'], {
+  stack = await startStack(['--nodes', '1', '--threads', '1', '--dtype', 'f32'], {
     ...S3RVER_ENVIRONMENT,
     HF_ENDPOINT: hub.url,
     S3_ENDPOINT_URL: s3.endpoint,

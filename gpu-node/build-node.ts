@@ -29,6 +29,7 @@ import { detectToolFormat, formatMarkers } from './tools/tool-format.ts'
 
 /** Larger bodies than any context needs. */
 const MAX_BODY_BYTES = 8 * 2 ** 20
+const MAX_SCORES = 500_000
 const MAX_EMBEDDING_BYTES = 40 * 2 ** 20
 const HEARTBEAT_COMMENT_MS = 15_000
 const RESUME_MS = 60_000
@@ -103,6 +104,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
       maxBestOf: config.maxBestOf,
       maxStopSequences: config.maxStopSequences,
       maxBodyBytes: MAX_BODY_BYTES,
+      maxScores: MAX_SCORES,
       maxEmbeddingBytes: MAX_EMBEDDING_BYTES,
       requestTimeoutMs: config.requestTimeoutMs,
       heartbeatMs: HEARTBEAT_COMMENT_MS,

@@ -4,6 +4,7 @@ import type { GenerateRequest } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { Choice, ChoiceFinish, ChoiceToken } from './choice.ts'
 import type { Generation } from './generation.ts'
+import type { PreparedPrompt } from './prepare-prompt.ts'
 
 export interface ChoiceResult {
   /** Position among the request's sequences. */
@@ -17,23 +18,28 @@ export interface ChoiceResult {
   meanLogprob: number
 }
 
-/** Tokens with their scores, and alternatives, of a whole reply: about 40 MB of JSON. The edge holds a reply before it sends it. */
-const MAX_SCORES = 500_000
-
 type Wanted = Pick<GenerateRequest, 'bestOf' | 'alternatives' | 'promptLogprobs'>
+
+/** Each choice scores its prompt, and repeats the scores. */
+export function promptScoreCount(
+  prompts: readonly Pick<PreparedPrompt, 'tokens'>[],
+  { bestOf, alternatives, promptLogprobs }: Wanted,
+): number {
+  const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
+  return promptLogprobs ? bestOf * promptTokens * (1 + alternatives) : 0
+}
 
 /**
  * `tells`: the reply lists its tokens, not their text alone. Throws `field_invalid`, and ends the generation, when the reply
- * grows beyond what can be sent whole.
+ * grows beyond what can be sent whole: the edge holds it before it sends it.
  */
 export async function collectChoices(
   generation: Generation,
-  { bestOf, alternatives, promptLogprobs }: Wanted,
+  wanted: Wanted,
   tells: boolean,
-  mostScores = MAX_SCORES,
+  mostScores: number,
 ): Promise<ChoiceResult[]> {
   const tokens = generation.choices.map((): ChoiceToken[] => [])
-  const promptTokens = generation.prompts.reduce((sum, prompt) => sum + prompt.tokens.length, 0)
   let carried = 0
   const carry = (more: number): void => {
     carried += more
@@ -43,8 +49,7 @@ export async function collectChoices(
       throw new RingletError('field_invalid', `a reply carries up to ${mostScores} scores of tokens; ${ask}`)
     }
   }
-  // Each choice repeats its prompt's.
-  carry(promptLogprobs ? bestOf * promptTokens * (1 + alternatives) : 0)
+  carry(promptScoreCount(generation.prompts, wanted))
   for await (const events of generation.events) {
     for (const event of events) {
       if (event.kind === 'token') {
@@ -55,7 +60,7 @@ export async function collectChoices(
   }
   return generation.choices.map((choice, i) => ({
     sequence: i,
-    prompt: Math.floor(i / bestOf),
+    prompt: Math.floor(i / wanted.bestOf),
     text: choice.text,
     finish: finishOf(choice),
     tokens: tokens[i] ?? [],

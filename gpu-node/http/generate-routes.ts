@@ -111,7 +111,7 @@ async function replyWhole(c: Context, job: Job, context: NodeContext): Promise<R
   const generation = await start(c, job, context)
   const tells =
     parsed.api === 'openai' ? parsed.reply.logprobs : parsed.reply.details || parsed.reply.decoderInputDetails
-  const results = await collectChoices(generation, parsed.request, tells)
+  const results = await collectChoices(generation, parsed.request, tells, context.limits.maxScores)
   const usage = usageOf(generation)
   const headers = {
     ...adapterHeaders(context, ticket.adapter, generation),

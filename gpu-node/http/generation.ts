@@ -15,6 +15,7 @@ import { spellMarker } from '../grammar/grammar-vocabulary.ts'
 import { toolGrammar, toToolError } from '../tools/tool-grammar.ts'
 import type { ToolParser } from '../tools/tool-parser.ts'
 import type { Choice, ChoiceEvent } from './choice.ts'
+import { promptScoreCount } from './choice-results.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, type PromptField, preparePrompts } from './prepare-prompt.ts'
 import { RunningGeneration } from './running-generation.ts'
@@ -94,6 +95,7 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
     promptField: input.promptField,
   }
   const prompts = await preparePrompts(request.prompts, request, limits, context, input.signal)
+  checkPromptScores(promptScoreCount(prompts, request), context.limits.maxScores)
   const timings: GenerationTimings = { arrivedAt, preparedAt: context.clock.steady() }
   const [lease, grammar] = await bothOrNeither(acquireAdapter(context, input), acquireGrammar(context, input))
   const release = (): void => {
@@ -110,6 +112,20 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
   } catch (error) {
     release()
     throw error
+  }
+}
+
+/** Of a stream too: the edge holds an echoed prompt until the first token follows it. */
+function checkPromptScores(count: number, most: number): void {
+  if (count > most) {
+    const ask = 'ask for fewer choices or alternatives, or score a shorter prompt'
+    throw new RingletError(
+      'field_invalid',
+      `up to ${most} scores of prompt tokens are given. Asked: ${count}; ${ask}`,
+      {
+        param: 'logprobs',
+      },
+    )
   }
 }
 

@@ -32,6 +32,8 @@ export interface NodeIdentity {
 export interface NodeLimits extends LoraxLimits {
   /** Bytes of a request body. */
   maxBodyBytes: number
+  /** Scored tokens and their alternatives of a request's prompts, or of a whole reply; 500,000 are about 40 MB of JSON. */
+  maxScores: number
   /** Bytes of the numbers of an embeddings reply: the edge holds it whole before it sends it. */
   maxEmbeddingBytes: number
   /** A request that has not ended by then fails with `deadline_exceeded`. */

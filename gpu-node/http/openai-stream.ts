@@ -3,6 +3,7 @@
 import type { ChatChunk, ChatDelta, CompletionChunk } from '../../shared/api/openai-reply.ts'
 import { type ToolDelta, toolCallId, toToolDelta } from '../tools/tool-reply.ts'
 import type { Choice, ChoiceFinish, ChoiceToken } from './choice.ts'
+import { echoParts } from './echo-parts.ts'
 import type { EventWriter } from './event-stream.ts'
 import type { Generation } from './generation.ts'
 import {
@@ -10,7 +11,6 @@ import {
   envelope,
   type LoggedToken,
   type OpenAiShape,
-  promptEntries,
   toChatLogprobs,
   toOpenAiFinish,
   usageOf,
@@ -19,6 +19,8 @@ import type { StreamPosition } from './stream-position.ts'
 
 /** How one route's chunks look; text and tokens since the choice's last chunk, and the end if this is it. */
 interface ChunkShape {
+  /** What stands before a choice's first chunk because it would make it too large; made as it is sent. */
+  opening(choice: number): Iterable<object>
   /** `undefined`: nothing to say yet; the tokens come again with the next text. */
   chunk(
     choice: number,
@@ -41,6 +43,9 @@ export async function writeOpenAiStream(
   /** Tokens of a choice whose text is still held back: half a character, or what may begin a stop string. */
   const pending = generation.choices.map((): ChoiceToken[] => [])
   const send = async (choice: number, text: string, finish: ChoiceFinish | undefined): Promise<void> => {
+    for (const part of chunks.opening(choice)) {
+      await writer.send(JSON.stringify(part))
+    }
     const chunk = chunks.chunk(choice, text, pending[choice] ?? [], finish)
     if (chunk !== undefined) {
       pending[choice] = []
@@ -80,6 +85,7 @@ function chatChunks(
   const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
   const tools = generation.choices.map((choice) => createToolDeltas(shape, generation, choice))
   return {
+    opening: () => [],
     chunk: (choice, text, tokens, finish): ChatChunk | undefined => {
       const tool = tools[choice]
       const { content, toolCalls } = tool?.take(text, finish) ?? { content: text, toolCalls: [] }
@@ -135,33 +141,36 @@ function completionChunks(
   generation: Generation,
   deliveredCount: (choice: number) => number,
 ): ChunkShape {
-  const { request, reply } = shape.parsed
+  const { reply } = shape.parsed
   const head = { ...envelope(shape, 'cmpl'), object: 'text_completion' as const }
   const usage = reply.includeUsage ? { usage: null } : {}
   const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
   const logprobs = generation.choices.map(() => createCompletionLogprobs(shape))
+  const echoes = generation.choices.map(({ index }) => echoParts(shape.parsed.request, generation, index))
+  const chunkOf = (choice: number, text: string, tokens: LoggedToken[], finish: ChoiceFinish | undefined) => ({
+    ...head,
+    choices: [
+      {
+        index: choice,
+        text,
+        logprobs: reply.logprobs && tokens.length > 0 ? (logprobs[choice]?.(tokens) ?? null) : null,
+        finish_reason: finish === undefined ? null : toOpenAiFinish(finish),
+      },
+    ],
+    ...usage,
+  })
   return {
-    chunk: (choice, text, tokens, finish): CompletionChunk => {
-      const promptIndex = Math.floor(choice / request.bestOf)
-      const prompt = generation.prompts[promptIndex]
-      const echoes = request.echoPrompt && !opened.has(choice) && prompt !== undefined
-      opened.add(choice)
-      const logged: LoggedToken[] = [
-        ...(echoes ? promptEntries(prompt, generation.promptScores[promptIndex]) : []),
-        ...tokens,
-      ]
-      return {
-        ...head,
-        choices: [
-          {
-            index: choice,
-            text: (echoes ? prompt.text : '') + text,
-            logprobs: reply.logprobs && logged.length > 0 ? (logprobs[choice]?.(logged) ?? null) : null,
-            finish_reason: finish === undefined ? null : toOpenAiFinish(finish),
-          },
-        ],
-        ...usage,
+    *opening(choice): Iterable<CompletionChunk> {
+      if (!opened.has(choice)) {
+        for (const part of echoes[choice]?.slice(0, -1) ?? []) {
+          yield chunkOf(choice, part.text, part.tokens(), undefined)
+        }
       }
+    },
+    chunk: (choice, text, tokens, finish): CompletionChunk => {
+      const echo = opened.has(choice) ? undefined : echoes[choice]?.at(-1)
+      opened.add(choice)
+      return chunkOf(choice, (echo?.text ?? '') + text, [...(echo?.tokens() ?? []), ...tokens], finish)
     },
     usageChunk: (): CompletionChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
   }

@@ -31,6 +31,8 @@ export class OrtEnvironment {
     } finally {
       this.functions.ReleaseThreadingOptions(threading)
     }
+    // Builds with telemetry send what sessions run to Microsoft.
+    this.check(this.functions.DisableTelemetryEvents(this.#env))
     // OrtDeviceAllocator 0, OrtMemTypeDefault 0.
     this.#cpu = this.create((out) => this.functions.CreateMemoryInfo('Cpu', 0, 0, 0, out))
   }

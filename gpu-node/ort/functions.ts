@@ -18,6 +18,7 @@ export interface OrtFunctions {
   GetErrorMessage(status: OrtHandle): string
   ReleaseStatus(status: OrtHandle): void
   CreateEnvWithGlobalThreadPools(level: number, id: string, threading: OrtHandle, out: Out): Status
+  DisableTelemetryEvents(env: OrtHandle): Status
   ReleaseEnv(env: OrtHandle): void
   CreateThreadingOptions(out: Out): Status
   SetGlobalIntraOpNumThreads(options: OrtHandle, threads: number): Status
@@ -87,6 +88,7 @@ const TABLE: Record<
 > = {
   GetErrorCode: [1, 'int', 'h'],
   GetErrorMessage: [2, 'str', 'h'],
+  DisableTelemetryEvents: [6, 'status', 'h'],
   CreateSessionFromArray: [8, 'status', 'hpzho'],
   CreateSessionOptions: [10, 'status', 'o'],
   SetOptimizedModelFilePath: [11, 'status', 'hs'],

@@ -45,6 +45,8 @@ export class GraphWriter {
   readonly #graph = create(GraphProtoSchema, { name: 'decoder' })
   readonly #declared = new Set<string>()
   #values = 0
+  /** What the last operator left that nothing reads; the next of its kind takes it, so that it is freed. */
+  workingMemory = ''
 
   /** `opset`: of ONNX's own operators. `floats`: what everything that is written as float32 becomes, but for `float32Output`. */
   constructor(floats: GraphFloats = 'float32', opset = 21) {

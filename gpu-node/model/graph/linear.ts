@@ -128,8 +128,10 @@ function writeProduct(
     addTo ?? '',
     adapters ? graph.input(rows, 'int64', [`${rows}.words`]) : '',
     base ?? '',
+    graph.workingMemory,
   ]
-  const [product] = graph.nodes(linearOpType(inFeatures), inputs, { domain: OP_DOMAIN, outputs: 2 })
+  const [product, work] = graph.nodes(linearOpType(inFeatures), inputs, { domain: OP_DOMAIN, outputs: 2 })
+  graph.workingMemory = work!
   graph.describe(product!, 'float32', [...tokenSizes(matrix), gated ? outFeatures / 2 : outFeatures])
   return product!
 }

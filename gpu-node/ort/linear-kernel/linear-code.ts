@@ -26,14 +26,15 @@ import { EXPONENTIAL_TABLE, writeTile } from './tile-code.ts'
 /**
  * Inputs: x `[…, K]`; shape, int64 (`SHAPE_WORDS`); sizes int64 `[3]` (tokens, and the output's first two sizes). May be left out:
  * W in tiles; norm `[K]`, of an RMSNorm of x; bias `[N]`; addTo, as the output, which is added to it; rows int64, a header of three
- * and the adapter's table of each token, or 0; base `[…, N]` in place of W's product and the bias. Outputs: y `[a, b, N]`, or half
- * of N after a gate; and working memory.
+ * and the adapter's table of each token, or 0; base `[…, N]` in place of W's product and the bias; an earlier product's working
+ * memory, never read: ONNX Runtime frees what had a reader, and would keep what had none until the run's end. Outputs: y `[a, b, N]`,
+ * or half of N after a gate; and working memory.
  */
 export function linearDescription(inputs: number): OpDescription {
   return {
     name: `LinearInt8K${inputs}`,
-    inputs: ['float', 'int64', 'int64', 'uint8', 'float', 'float', 'float', 'int64', 'float'],
-    optionalInputs: 6,
+    inputs: ['float', 'int64', 'int64', 'uint8', 'float', 'float', 'float', 'int64', 'float', 'uint8'],
+    optionalInputs: 7,
     outputs: ['float', 'uint8'],
   }
 }

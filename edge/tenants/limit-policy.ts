@@ -24,6 +24,8 @@ export interface Reservation {
 export interface Lease extends Reservation {
   /** Unix milliseconds; not renewed until then, its request is taken to have died with its isolate. */
   expiresAt: number
+  /** As it was admitted; forgotten with the first renewal, when its owner has it. */
+  maxNewTokens?: number | undefined
 }
 
 export interface TenantLoad {
@@ -36,8 +38,14 @@ export interface TenantLoad {
   month: string
 }
 
+export interface Admitted {
+  admitted: true
+  reservation: Reservation
+  maxNewTokens: number | undefined
+}
+
 export type LimitVerdict =
-  | { admitted: true; reservation: Reservation; maxNewTokens: number | undefined }
+  | Admitted
   | { admitted: false; code: 'rate_limited' | 'budget_exhausted'; message: string; retryAfterSeconds: number }
 
 /** A request that is streaming renews its lease more often than that. */
@@ -79,10 +87,30 @@ export function decideAdmission(load: TenantLoad, limits: Limits, ask: Admission
   }
 }
 
+/** Decides and carries out. Asked again under the same lease, because the first answer was lost, it says the same. */
+export function admitOnce(
+  load: TenantLoad,
+  leaseId: string,
+  limits: Limits,
+  ask: AdmissionAsk,
+  now: number,
+): LimitVerdict {
+  const held = load.leases.get(leaseId)
+  if (held !== undefined) {
+    const { minuteTokens, monthTokens, maxNewTokens } = held
+    return { admitted: true, reservation: { minuteTokens, monthTokens }, maxNewTokens }
+  }
+  const verdict = decideAdmission(load, limits, ask, now)
+  if (verdict.admitted) {
+    admit(load, leaseId, verdict, now)
+  }
+  return verdict
+}
+
 /** Carries out an admission. */
-export function admit(load: TenantLoad, leaseId: string, reservation: Reservation, now: number): void {
+export function admit(load: TenantLoad, leaseId: string, { reservation, maxNewTokens }: Admitted, now: number): void {
   addToMinute(load.requests, now, 1)
-  renewLease(load, leaseId, reservation, now)
+  load.leases.set(leaseId, { ...reservation, maxNewTokens, expiresAt: now + LEASE_LIFE_MS })
 }
 
 /** Also brings back a lease that was forgotten, when its owner restarted. */

@@ -8,9 +8,8 @@ import type { Limits } from '../../shared/edge-api.ts'
 import {
   type AdmissionAsk,
   addTokens,
-  admit,
+  admitOnce,
   createTenantLoad,
-  decideAdmission,
   type LimitVerdict,
   monthOf,
   type Reservation,
@@ -47,12 +46,7 @@ export class TenantCounters extends DurableObject {
 
   /** An admitted request holds a lease until `settle`, or until it stops renewing it. */
   admit(leaseId: string, limits: Limits, ask: AdmissionAsk): LimitVerdict {
-    const now = Date.now()
-    const verdict = decideAdmission(this.#load, limits, ask, now)
-    if (verdict.admitted) {
-      admit(this.#load, leaseId, verdict.reservation, now)
-    }
-    return verdict
+    return admitOnce(this.#load, leaseId, limits, ask, Date.now())
   }
 
   renew(leaseId: string, reservation: Reservation): void {

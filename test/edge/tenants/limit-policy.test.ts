@@ -2,9 +2,8 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
   type AdmissionAsk,
-  admit,
+  admitOnce,
   createTenantLoad,
-  decideAdmission,
   LEASE_LIFE_MS,
   monthOf,
   renewLease,
@@ -28,11 +27,7 @@ function newLoad(now = NOON): TenantLoad {
 
 /** Decides and carries out. */
 function ask(load: TenantLoad, limits: Limits, now: number, id: string = crypto.randomUUID(), size = SMALL) {
-  const verdict = decideAdmission(load, limits, size, now)
-  if (verdict.admitted) {
-    admit(load, id, verdict.reservation, now)
-  }
-  return verdict
+  return admitOnce(load, id, limits, size, now)
 }
 
 describe('requests per minute', () => {
@@ -113,6 +108,17 @@ describe('requests at once', () => {
     expect(ask(load, limits, NOON + LEASE_LIFE_MS, 'd').admitted).toBe(true)
     expect(ask(load, limits, NOON + LEASE_LIFE_MS, 'e').admitted).toBe(false)
   })
+})
+
+test('asked again because the answer was lost, a request has its one place and counts once', () => {
+  const load = newLoad()
+  const limits = { concurrentRequests: 1, requestsPerMinute: 1, tokensPerMinute: 20, tokensPerMonth: 100 }
+  const first = ask(load, limits, NOON, 'a')
+  expect(first.admitted).toBe(true)
+  expect(ask(load, limits, NOON + 500, 'a')).toEqual(first)
+  expect([load.leases.size, minuteTotal(load.requests, NOON + 500)]).toEqual([1, 1])
+  settle(load, 'a', 5, NOON + 600)
+  expect(ask(load, { concurrentRequests: 1 }, NOON + 700, 'b').admitted).toBe(true)
 })
 
 describe('tokens per minute', () => {

@@ -90,7 +90,8 @@ function packB(loraB: Float32Array, rank: number, outs: number, scaling: number,
 
 /**
  * Numbers `from` … `from + count - 1` as codes around 128, four in a word, into every sixteenth word from `start` on. Returns the
- * step, which brings the largest magnitude to 127; 1 where all are zero, or too small for a step in float32.
+ * step, which brings the largest magnitude to 127; 0 where all are zero, or too small for a step in float32: a rank of A like that
+ * must leave nothing in B either, or it would take the bits of the others.
  */
 function quantise(source: Float32Array, from: number, count: number, words: Uint32Array, start: number): number {
   let largest = 0
@@ -113,5 +114,5 @@ function quantise(source: Float32Array, from: number, count: number, words: Uint
       (((source[i + 3]! * inverse + ROUNDED_ZERO) | 0) << 24)
     at += TILE_OUTPUTS
   }
-  return step === 0 ? 1 : step
+  return step
 }

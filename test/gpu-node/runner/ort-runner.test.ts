@@ -94,6 +94,9 @@ describe.each(kinds)('the runner, our own kernels %s', async (kernels) => {
   const runner = await openRunner(kernels)
   afterAll(() => runner.dispose())
 
+  /** Only where the runner can: our own attention kernel. */
+  const testMixed = (name: string, run: () => void) => (runner.mixed === undefined ? undefined : test(name, run))
+
   test('a batch of different adapters gives each row what it gets alone, whatever the chunks of its prompt', () => {
     const batches = fc.array(fc.tuple(sequence, fc.integer({ min: 1, max: 7 })), { minLength: 1, maxLength: ROWS })
     fc.assert(
@@ -121,7 +124,7 @@ describe.each(kinds)('the runner, our own kernels %s', async (kernels) => {
     )
   })
 
-  test.skipIf(runner.mixed === undefined)('rows that decode and prompts in one run give what each gets alone', () => {
+  testMixed('rows that decode and prompts in one run give what each gets alone', () => {
     const batches = fc.tuple(
       fc.array(sequence, { minLength: 0, maxLength: 3 }),
       fc.array(sequence, { minLength: 1, maxLength: ROWS - 3 }),
@@ -174,7 +177,7 @@ describe.each(kinds)('the runner, our own kernels %s', async (kernels) => {
     )
   })
 
-  test.skipIf(runner.mixed === undefined)('adapters with parts by row do not share a run, and say so', () => {
+  testMixed('adapters with parts by row do not share a run, and say so', () => {
     expect(runner.mixed!.takes([undefined, 0, 1])).toBe(true)
     expect(runner.mixed!.takes([undefined, DORA_SLOT])).toBe(false)
     const decode = { tokens: Int32Array.of(1), positions: Int32Array.of(0), adapterSlots: [DORA_SLOT] }
@@ -304,5 +307,31 @@ test('int8 stays near f32, and rows have the same bits whatever their batch mate
     }
   }
   exact.dispose()
+  runner.dispose()
+})
+
+test('int8: ranks whose A is all zero, as a merge with weight 0 leaves them, take no precision from the others', async () => {
+  const whole = randomBase({ ...TINY_SHAPE, vocab: 128 })
+  const runner = await openRunner(canRunLoraKernel(), 'int8', whole)
+  const adapter = tinyAdapter(whole, 16, 5)
+  const modules = adapter.modules.map((module) => {
+    const { rank } = module
+    const [inputs, outs] = [module.loraA.length / rank, module.loraB.length / rank]
+    const loraA = new Float32Array((rank + 8) * inputs)
+    loraA.set(module.loraA)
+    const loraB = Float32Array.from({ length: outs * (rank + 8) }, (_, i) => {
+      const [out, r] = [Math.floor(i / (rank + 8)), i % (rank + 8)]
+      return r < rank ? module.loraB[out * rank + r]! : Math.sin(i)
+    })
+    return { ...module, rank: rank + 8, loraA, loraB }
+  })
+  const slot = RANKS.length
+  const run = async (it: LoraAdapter): Promise<Float32Array> => {
+    runner.loadAdapter(slot, await packAdapter(it, whole, runner.adapterLayout))
+    const [logits] = alone(runner, { adapterSlot: slot, prompt: [3, 1], next: [2] })
+    runner.unloadAdapter(slot)
+    return logits!
+  }
+  expectClose(await run({ ...adapter, modules }), await run(adapter), 0.02)
   runner.dispose()
 })

@@ -141,13 +141,12 @@ async function writeAdapters(): Promise<void> {
   await write('head', { rank: 16, targets: ['q_proj', 'lm_head'], seed: 101 })
 }
 
-/** The graph's weights as the node keeps them for its next start (f32 is not kept: as computed), and the token embeddings. */
+/** What the node keeps for its next start, the token embeddings with it; f32 is not kept: as computed. */
 async function weightBytes(): Promise<number> {
-  const embeddings = shape.vocab * shape.hidden * 2
   if (dtype === 'f32') {
-    return 2 * (await stat(join(folder, 'base', 'model.safetensors'))).size + embeddings
+    return 2 * (await stat(join(folder, 'base', 'model.safetensors'))).size + shape.vocab * shape.hidden * 2
   }
-  return (await folderBytes(join(folder, 'state', 'weights'))) + embeddings
+  return folderBytes(join(folder, 'state', 'weights'))
 }
 
 async function kvBytesAPosition(): Promise<number> {

@@ -24,15 +24,15 @@ export function generateRoutes(): Hono<AppEnv> {
   for (const route of EMBED_ROUTES) {
     app.post(route, async (c) => {
       const { text, json } = await readJson(c)
-      const { adapter } = parseEmbedRequest(json, route)
-      const size = () => promptSize(text.length)
+      const { adapter, inputs } = parseEmbedRequest(json, route)
+      const size = (maxPositions: number) => promptSize(text, inputs.length * maxPositions)
       return serve(c, { action: 'embed', path: pathOf(c), bodyText: text, stream: false, adapter, size })
     })
   }
   app.post('/tokenize', async (c) => {
     const { text, json } = await readJson(c)
     parseTokenizeRequest(json)
-    const size = () => promptSize(text.length)
+    const size = () => promptSize(text, text.length)
     return serve(c, { action: 'tokenize', path: pathOf(c), bodyText: text, stream: false, adapter: {}, size })
   })
   for (const route of ['/classify', '/classify_batch']) {
@@ -46,7 +46,7 @@ export function generateRoutes(): Hono<AppEnv> {
 async function generate(c: AppContext, route: GenerateRoute): Promise<Response> {
   const { text, json } = await readJson(c)
   const { adapter, request, stream } = parseGenerateBody(json, route, WIDEST_LIMITS)
-  const size = (maxPositions: number) => generateSize(request, text.length, maxPositions)
+  const size = (maxPositions: number) => generateSize(request, text, maxPositions)
   return serve(c, { action: 'generate', path: pathOf(c), bodyText: text, stream, adapter, size })
 }
 

@@ -15,7 +15,7 @@ export function nodeRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
   app.get('/info', info)
   app.get('/startup', async (c) => {
-    const size = () => ({ ...promptSize(STARTUP_BODY.length), likelyNewTokens: 1, mostNewTokens: 1 })
+    const size = () => ({ ...promptSize(STARTUP_BODY, STARTUP_BODY.length), likelyNewTokens: 1, mostNewTokens: 1 })
     const reply = await serve(c, {
       action: 'generate',
       path: '/generate',

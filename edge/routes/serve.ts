@@ -19,8 +19,8 @@ import { forward } from '../proxy/forward.ts'
 import type { ForwardDeps, ForwardUsage } from '../proxy/forward-types.ts'
 import { type PrefetchRequest, prefetchEarly } from '../proxy/prefetch.ts'
 import { type Admission, admitRequest } from '../tenants/admission.ts'
+import type { AdmissionAsk } from '../tenants/limit-policy.ts'
 import type { UsageReport } from '../tenants/usage-table.ts'
-import type { RequestSize } from './request-size.ts'
 
 /** An event's id names the tokens of one event. */
 const MAX_EVENT_ID = 8192
@@ -32,7 +32,7 @@ export interface ServeRequest {
   bodyText: string
   stream: boolean
   adapter: AdapterFields
-  size: (maxPositions: number) => RequestSize
+  size: (maxPositions: number) => AdmissionAsk
 }
 
 export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {

@@ -52,12 +52,16 @@ export type LimitVerdict =
 export const LEASE_LIFE_MS = 60_000
 
 export interface AdmissionAsk {
-  /** An estimate; the true number comes with the answer. */
+  /** A likely number; the true one comes with the answer. */
   promptTokens: number
+  /** What the prompt can be at most. */
+  mostPromptTokens: number
   /** What it will likely generate: what it asks for, or a guess. */
   likelyNewTokens: number
   /** What it can generate at most. */
   mostNewTokens: number
+  /** Sequences that run; a limit on new tokens is shared among them, and each generates one at least. */
+  sequences: number
 }
 
 export function createTenantLoad(month: string, monthTokens: number): TenantLoad {
@@ -78,11 +82,11 @@ export function decideAdmission(load: TenantLoad, limits: Limits, ask: Admission
   if (typeof left !== 'number') {
     return left
   }
-  const newTokens = Math.min(ask.mostNewTokens, cap, left)
+  const newTokens = Math.min(ask.mostNewTokens, Math.max(leastNewTokens(ask), Math.min(cap, left)))
   const maxNewTokens = Math.min(cap, left)
   return {
     admitted: true,
-    reservation: { minuteTokens, monthTokens: ask.promptTokens + newTokens },
+    reservation: { minuteTokens, monthTokens: ask.mostPromptTokens + newTokens },
     maxNewTokens: maxNewTokens === Number.POSITIVE_INFINITY ? undefined : maxNewTokens,
   }
 }
@@ -169,15 +173,22 @@ function monthLeft(load: TenantLoad, limits: Limits, ask: AdmissionAsk, now: num
   if (budget === undefined) {
     return Number.POSITIVE_INFINITY
   }
-  const unused = budget - load.monthTokens - ask.promptTokens
-  if (unused < 1) {
-    const message = `the budget of ${budget} tokens for ${load.month} is used`
+  const unused = budget - load.monthTokens - ask.mostPromptTokens
+  const least = Math.max(1, leastNewTokens(ask))
+  if (unused < least) {
+    const rest = Math.max(0, budget - load.monthTokens)
+    const asked = `${rest} are left, and this request may take ${ask.mostPromptTokens + least} or more`
+    const message = `the budget of ${budget} tokens for ${load.month} is used: ${asked}`
     return refuse('budget_exhausted', message, secondsUntilNextMonth(now))
   }
   const left = unused - reserved(load, 'monthTokens')
-  return left < 1
+  return left < least
     ? refuse('budget_exhausted', `requests in flight may use the rest of the budget for ${load.month}`, 1)
     : left
+}
+
+function leastNewTokens({ sequences, mostNewTokens }: AdmissionAsk): number {
+  return Math.min(sequences, mostNewTokens)
 }
 
 function reserved(load: TenantLoad, of: keyof Reservation): number {

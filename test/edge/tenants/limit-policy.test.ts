@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { promptSize } from '../../../edge/routes/request-size.ts'
 import {
   type AdmissionAsk,
   admitOnce,
@@ -19,7 +20,13 @@ import {
 import type { Limits } from '../../../shared/edge-api.ts'
 
 const NOON = Date.UTC(2026, 10, 23, 12)
-const SMALL: AdmissionAsk = { promptTokens: 10, likelyNewTokens: 10, mostNewTokens: 10 }
+const SMALL: AdmissionAsk = {
+  promptTokens: 10,
+  mostPromptTokens: 10,
+  likelyNewTokens: 10,
+  mostNewTokens: 10,
+  sequences: 1,
+}
 
 function newLoad(now = NOON): TenantLoad {
   return createTenantLoad(monthOf(now), 0)
@@ -134,7 +141,7 @@ describe('tokens per minute', () => {
 
   test('a request larger than the limit runs when the minute is unused', () => {
     const load = newLoad()
-    const large = { promptTokens: 100, likelyNewTokens: 100, mostNewTokens: 100 }
+    const large = { promptTokens: 100, mostPromptTokens: 100, likelyNewTokens: 100, mostNewTokens: 100, sequences: 1 }
     expect(ask(load, { tokensPerMinute: 50 }, NOON, 'a', large).admitted).toBe(true)
     settle(load, 'a', 200, NOON)
     expect(ask(load, { tokensPerMinute: 50 }, NOON + 59_000, 'b', large).admitted).toBe(false)
@@ -146,7 +153,7 @@ describe('the month’s budget', () => {
   test('cuts the answer to what is left, then refuses until the next month', () => {
     const load = newLoad()
     const limits = { tokensPerMonth: 100 }
-    const open = { promptTokens: 10, likelyNewTokens: 50, mostNewTokens: 1000 }
+    const open = { promptTokens: 10, mostPromptTokens: 10, likelyNewTokens: 50, mostNewTokens: 1000, sequences: 1 }
     expect(ask(load, limits, NOON, 'a', open)).toMatchObject({ admitted: true, maxNewTokens: 90 })
     expect(ask(load, limits, NOON, 'b', open)).toMatchObject({ admitted: false, code: 'budget_exhausted' })
     settle(load, 'a', 60, NOON)
@@ -159,35 +166,69 @@ describe('the month’s budget', () => {
     expect(ask(load, limits, nextMonth, 'c', open)).toMatchObject({ admitted: true, maxNewTokens: 90 })
   })
 
+  test('refuses more sequences than tokens are left', () => {
+    const load = newLoad()
+    const many = { promptTokens: 10, mostPromptTokens: 10, likelyNewTokens: 64, mostNewTokens: 640, sequences: 64 }
+    expect(ask(load, { tokensPerMonth: 73 }, NOON, 'a', many)).toMatchObject({ code: 'budget_exhausted' })
+    expect(ask(load, { tokensPerMonth: 74 }, NOON, 'a', many)).toMatchObject({ admitted: true, maxNewTokens: 64 })
+  })
+
+  test('counts a prompt by its bytes until a node has counted: Chinese and emoji take a token or more a character', () => {
+    for (const [text, tokens] of [
+      ['漢字'.repeat(30), 180],
+      ['🦊'.repeat(10), 40],
+      ['12345', 5],
+    ] as const) {
+      const { mostPromptTokens } = promptSize(text, 1000)
+      expect(mostPromptTokens).toBeGreaterThanOrEqual(tokens)
+    }
+    expect(promptSize('漢'.repeat(5000), 1024).mostPromptTokens).toBe(1024)
+  })
+
   test('is never exceeded, whatever runs at once, when no answer is longer than its limit', () => {
     const events = fc.array(
       fc.record({
         promptTokens: fc.integer({ min: 1, max: 30 }),
         wanted: fc.integer({ min: 1, max: 60 }),
         settleFirst: fc.boolean(),
+        sequences: fc.integer({ min: 1, max: 8 }),
       }),
       { maxLength: 40 },
     )
     fc.assert(
-      fc.property(events, fc.integer({ min: 1, max: 300 }), (asks, tokensPerMonth) => {
-        const load = newLoad()
-        const running: { id: string; tokens: number }[] = []
-        asks.forEach(({ promptTokens, wanted, settleFirst }, i) => {
-          const oldest = settleFirst ? running.shift() : undefined
-          if (oldest !== undefined) {
-            settle(load, oldest.id, oldest.tokens, NOON)
+      fc.property(
+        events,
+        fc.integer({ min: 1, max: 300 }),
+        fc.option(fc.integer({ min: 1, max: 80 }), { nil: undefined }),
+        (asks, tokensPerMonth, cap) => {
+          const load = newLoad()
+          const running: { id: string; tokens: number }[] = []
+          asks.forEach(({ promptTokens, wanted, settleFirst, sequences }, i) => {
+            const oldest = settleFirst ? running.shift() : undefined
+            if (oldest !== undefined) {
+              settle(load, oldest.id, oldest.tokens, NOON)
+            }
+            const most = sequences * wanted
+            const size = {
+              promptTokens,
+              mostPromptTokens: promptTokens,
+              likelyNewTokens: most,
+              mostNewTokens: most,
+              sequences,
+            }
+            const limits = cap === undefined ? { tokensPerMonth } : { tokensPerMonth, maxNewTokens: cap }
+            const verdict = ask(load, limits, NOON, String(i), size)
+            if (verdict.admitted) {
+              const each = Math.min(wanted, Math.max(1, Math.floor((verdict.maxNewTokens ?? most) / sequences)))
+              running.push({ id: String(i), tokens: promptTokens + sequences * each })
+            }
+          })
+          for (const { id, tokens } of running) {
+            settle(load, id, tokens, NOON)
           }
-          const size = { promptTokens, likelyNewTokens: wanted, mostNewTokens: wanted }
-          const verdict = ask(load, { tokensPerMonth }, NOON, String(i), size)
-          if (verdict.admitted) {
-            running.push({ id: String(i), tokens: promptTokens + Math.min(wanted, verdict.maxNewTokens ?? wanted) })
-          }
-        })
-        for (const { id, tokens } of running) {
-          settle(load, id, tokens, NOON)
-        }
-        expect(load.monthTokens).toBeLessThanOrEqual(tokensPerMonth)
-      }),
+          expect(load.monthTokens).toBeLessThanOrEqual(tokensPerMonth)
+        },
+      ),
     )
   })
 })

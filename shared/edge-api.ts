@@ -89,6 +89,8 @@ export const rotateTokenSchema = z.strictObject({
     .min(0)
     .max(30 * 86_400)
     .default(0),
+  /** ISO 8601; absent: the new token expires when the old one would have. */
+  expiresAt: z.iso.datetime().optional(),
 })
 
 export const setAliasSchema = z.strictObject({

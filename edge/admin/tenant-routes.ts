@@ -30,8 +30,9 @@ export function tenantRoutes(): Hono<AppEnv> {
   })
 
   app.post('/tokens/:keyId/rotate', async (c) => {
-    const { graceSeconds } = await readBody(c, rotateTokenSchema)
-    const issued = await c.env.tenants.rotateToken(c.req.param('keyId'), graceSeconds)
+    const { graceSeconds, expiresAt } = await readBody(c, rotateTokenSchema)
+    const until = expiresAt === undefined ? undefined : Date.parse(expiresAt)
+    const issued = await c.env.tenants.rotateToken(c.req.param('keyId'), graceSeconds, until)
     c.env.directory.forget(c.req.param('keyId'))
     return c.json(issued, 201)
   })

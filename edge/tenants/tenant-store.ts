@@ -179,13 +179,22 @@ export function createTenantStore(db: D1Database, now: () => number) {
     return getToken(keyId)
   }
 
-  /** A new token in the place of an old one, which works for `graceSeconds` more. */
-  async function rotateToken(keyId: string, graceSeconds: number): Promise<IssuedToken> {
+  /**
+   * A new token in the place of an old one, which works for `graceSeconds` more. It ends when the old one would have; another
+   * `expiresAt` (Unix ms) only when it is asked for.
+   */
+  async function rotateToken(keyId: string, graceSeconds: number, expiresAt?: number): Promise<IssuedToken> {
     const old = await getToken(keyId)
     if (old.revokedAt !== null) {
       throw new RingletError('conflict', 'the token is revoked; create a new one for its tenant')
     }
-    const { insert, issued } = await newToken(old.tenantId, old.label, undefined)
+    const until = expiresAt ?? (old.expiresAt === null ? undefined : Date.parse(old.expiresAt))
+    if (until !== undefined && until <= now()) {
+      throw new RingletError('conflict', 'the token has expired; give the new one an `expiresAt`', {
+        param: 'expiresAt',
+      })
+    }
+    const { insert, issued } = await newToken(old.tenantId, old.label, until)
     const time = now()
     const end =
       graceSeconds === 0

@@ -148,6 +148,10 @@ const rotate = adminCommand({
   args: {
     ...keyArg,
     grace: { type: 'string', description: 'seconds that the old one still works', default: '0' },
+    expires: {
+      type: 'string',
+      description: 'ISO 8601 time from which the new one is refused (default: as the old one)',
+    },
   },
   async run(args, admin) {
     const graceSeconds = Number(args.grace)
@@ -155,7 +159,10 @@ const rotate = adminCommand({
       throw new Error(`--grace is a whole number of seconds; given: ${args.grace}`)
     }
     const path = `/tokens/${encodeURIComponent(args.key)}/rotate`
-    printIssued(await admin.call<IssuedToken>('POST', path, { graceSeconds }), args.json)
+    printIssued(
+      await admin.call<IssuedToken>('POST', path, given({ graceSeconds, expiresAt: args.expires })),
+      args.json,
+    )
   },
 })
 

@@ -89,6 +89,17 @@ describe('rotating a token', () => {
   })
 })
 
+test('a rotated token keeps the old one’s expiry date, unless another is asked for', async () => {
+  await world.createTenant({ name: 'guest' })
+  const [inAnHour, inTwo] = [1, 2].map((hours) => new Date(Date.now() + hours * 3_600_000).toISOString())
+  const lent = await world.admin<IssuedToken>('POST', '/admin/tenants/guest/tokens', { expiresAt: inAnHour })
+  const kept = await world.admin<IssuedToken>('POST', `/admin/tokens/${lent.body.keyId}/rotate`)
+  expect(kept.body.expiresAt).toBe(inAnHour)
+  const path = `/admin/tokens/${kept.body.keyId}/rotate`
+  const longer = await world.admin<IssuedToken>('POST', path, { expiresAt: inTwo })
+  expect(longer.body.expiresAt).toBe(inTwo)
+})
+
 describe('a disabled tenant', () => {
   test('is refused with all its tokens, and comes back', async () => {
     const { token } = await world.createTenant({ name: 'paused' })

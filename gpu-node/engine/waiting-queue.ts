@@ -4,15 +4,13 @@
  * back after a pause starts level with the others: what it did not use is not saved up. Within a tenant: first come, first served.
  */
 
+import { mayTakePlace } from '../waiting-share.ts'
 import type { TenantShare } from './admission.ts'
 import type { Sequence } from './sequence.ts'
 
 /** What a token costs its tenant. A decoded token occupies a row for a whole step, which a prompt token shares with its chunk. */
 export const PREFILL_TOKEN_COST = 1
 export const DECODE_TOKEN_COST = 2
-
-/** With the queue nearly full, a tenant may hold at most this many times the places that are still free. */
-const SHARE_OF_FREE_PLACES = 8
 
 interface Tenant {
   /** Tokens charged, by their costs. */
@@ -37,14 +35,10 @@ export class WaitingQueue {
     return this.#waiting
   }
 
-  /**
-   * May this tenant queue one more? A tenant may take what is left while few wait; the fuller the queue, the more of the rest
-   * is kept for others (a dynamic threshold: Choudhury and Hahne 1998).
-   */
+  /** May this tenant queue one more? */
   hasPlaceFor(tenantId: string): boolean {
     const own = this.#tenants.get(tenantId)?.waiting.length ?? 0
-    const free = this.#maxWaiting - this.#waiting
-    return free > 0 && own < SHARE_OF_FREE_PLACES * free
+    return mayTakePlace(own, this.#maxWaiting - this.#waiting)
   }
 
   add(sequence: Sequence): void {

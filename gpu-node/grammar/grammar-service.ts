@@ -17,12 +17,13 @@ import { type GrammarSpec, MAX_SPEC_CHARS, type ReadGrammar } from './grammar-sp
 import type { GrammarVocabulary } from './grammar-vocabulary.ts'
 import { Matcher } from './matcher.ts'
 import { chooseMatcher } from './matcher-choice.ts'
+import { WaitingPlaces } from './waiting-places.ts'
 
 export interface GrammarLimits {
   /** Time to read a spec, and to compile it; a thread that takes longer is ended. */
   readMs: number
   compileMs: number
-  /** Requests that may wait for a compile at once, and for how long; one more, or longer, is `queue_full`. */
+  /** Requests that may wait for a compile at once, tenants sharing, and for how long; one more, or longer, is `queue_full`. */
   maxWaiting: number
   maxWaitMs: number
   maxMatchers: number
@@ -41,7 +42,7 @@ export const DEFAULT_GRAMMAR_LIMITS: GrammarLimits = {
   maxHeapBytes: 512 * 1024 * 1024,
 }
 
-/** Whose grammar it is: tenants take turns at having theirs read. */
+/** Whose grammar it is: tenants take turns at having theirs read, and share the places to wait on. */
 export interface GrammarCaller {
   tenantId?: string
   signal?: AbortSignal
@@ -86,10 +87,10 @@ export class GrammarService {
   readonly #broken = new LRUCache<string, RingletError>({ max: READ_CACHE_ENTRIES, ttl: BROKEN_MS })
   readonly #matchers = new Map<number, Matcher>()
   readonly #engines: MessagePort[] = []
+  readonly #places: WaitingPlaces
   #changed = deferred()
   #serial = 0
   #uses = 0
-  #waiting = 0
   #compiles = 0
   #refused = 0
   #closed = false
@@ -98,6 +99,7 @@ export class GrammarService {
     this.#vocabulary = vocabulary
     this.#limits = { ...DEFAULT_GRAMMAR_LIMITS, ...limits }
     this.#reader = new GrammarReader(this.#limits)
+    this.#places = new WaitingPlaces(this.#limits.maxWaiting)
   }
 
   /** What `EngineInit.masks` takes. */
@@ -121,7 +123,7 @@ export class GrammarService {
   async acquire(spec: GrammarSpec, { tenantId = '', signal }: GrammarCaller = {}): Promise<GrammarLease> {
     try {
       const { key, grammar } = await this.#readSpec(spec, tenantId)
-      return await this.#leaseOf(key, grammar, signal)
+      return await this.#leaseOf(key, grammar, tenantId, signal)
     } catch (error) {
       this.#refused += 1
       throw error
@@ -136,7 +138,7 @@ export class GrammarService {
       leases: matchers.reduce((sum, matcher) => sum + matcher.leases, 0),
       compiles: this.#compiles,
       refused: this.#refused,
-      waiting: this.#waiting,
+      waiting: this.#places.taken,
     }
   }
 
@@ -173,31 +175,56 @@ export class GrammarService {
     return reading
   }
 
-  async #leaseOf(key: string, grammar: ReadGrammar, signal: AbortSignal | undefined): Promise<GrammarLease> {
+  async #leaseOf(
+    key: string,
+    grammar: ReadGrammar,
+    tenantId: string,
+    signal: AbortSignal | undefined,
+  ): Promise<GrammarLease> {
     const waitUntil = performance.now() + this.#limits.maxWaitMs
     let compileMs = 0
-    for (;;) {
-      signal?.throwIfAborted()
-      if (this.#closed) {
-        throw new RingletError('node_draining', 'the node is shutting down')
+    let waits = false
+    const leave = () => {
+      if (waits) {
+        waits = false
+        this.#places.giveBack(tenantId)
       }
-      const broken = this.#broken.get(key)
-      if (broken !== undefined) {
-        throw broken
+    }
+    try {
+      for (;;) {
+        signal?.throwIfAborted()
+        if (this.#closed) {
+          throw new RingletError('node_draining', 'the node is shutting down')
+        }
+        const broken = this.#broken.get(key)
+        if (broken !== undefined) {
+          throw broken
+        }
+        const choice = chooseMatcher([...this.#matchers.values()], key, this.#limits.maxMatchers)
+        switch (choice.kind) {
+          case 'use':
+            return this.#lease(this.#matcher(choice.id), key, grammar.notEnforced, compileMs)
+          case 'compile':
+            leave()
+            compileMs = await this.#compile(this.#matcher(choice.id), key, grammar)
+            break
+          case 'start':
+            leave()
+            compileMs = await this.#compile(this.#startMatcher(), key, grammar)
+            break
+          case 'wait': {
+            // A place once taken is kept, however often there is nothing yet.
+            waits ||= this.#places.take(tenantId)
+            const left = waitUntil - performance.now()
+            if (!waits || left <= 0) {
+              throw new RingletError('queue_full', 'too many grammars are being compiled', { retryAfterSeconds: 1 })
+            }
+            await this.#wait(left, signal)
+          }
+        }
       }
-      const choice = chooseMatcher([...this.#matchers.values()], key, this.#limits.maxMatchers)
-      switch (choice.kind) {
-        case 'use':
-          return this.#lease(this.#matcher(choice.id), key, grammar.notEnforced, compileMs)
-        case 'compile':
-          compileMs = await this.#compile(this.#matcher(choice.id), key, grammar)
-          break
-        case 'start':
-          compileMs = await this.#compile(this.#startMatcher(), key, grammar)
-          break
-        case 'wait':
-          await this.#wait(waitUntil - performance.now(), signal)
-      }
+    } finally {
+      leave()
     }
   }
 
@@ -268,17 +295,12 @@ export class GrammarService {
   }
 
   async #wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#waiting >= this.#limits.maxWaiting || ms <= 0) {
-      throw new RingletError('queue_full', 'too many grammars are being compiled', { retryAfterSeconds: 1 })
-    }
-    this.#waiting += 1
     const late = deferred()
     const timer = setTimeout(late.resolve, ms)
     signal?.addEventListener('abort', late.resolve, { once: true })
     try {
       await Promise.race([this.#changed.promise, late.promise])
     } finally {
-      this.#waiting -= 1
       clearTimeout(timer)
       signal?.removeEventListener('abort', late.resolve)
     }

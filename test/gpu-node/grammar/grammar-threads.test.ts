@@ -114,6 +114,26 @@ describe('while a grammar compiles', () => {
   })
 })
 
+test('a tenant’s waiting grammars leave places for another’s, and those who wait keep theirs', async () => {
+  harness = await createHarness({ maxMatchers: 1, maxWaiting: 9 })
+  const running = await harness.service.acquire({ kind: 'regex', pattern: 'held' })
+  const ask = (tenantId: string, pattern: string) => harness.service.acquire({ kind: 'regex', pattern }, { tenantId })
+  const refused: string[] = []
+  const waiting = Array.from({ length: 12 }, (_, i) =>
+    ask('greedy', `g${i}`).then(
+      (lease) => lease.release(),
+      (error: { code: string }) => void refused.push(error.code),
+    ),
+  )
+  await expect.poll(() => refused.length, { timeout: 20_000 }).toBe(4)
+  const modest = ask('modest', 'm').then((lease) => lease.release())
+  await expect.poll(() => harness.service.stats().waiting, { timeout: 20_000 }).toBe(9)
+  running.release()
+  await Promise.all([...waiting, modest])
+  expect(refused).toEqual(['queue_full', 'queue_full', 'queue_full', 'queue_full'])
+  expect(harness.service.stats()).toMatchObject({ waiting: 0, leases: 0 })
+})
+
 describe('a grammar thread that dies', () => {
   test('fails its sequences, and the next request gets a new one', async () => {
     harness = await createHarness()

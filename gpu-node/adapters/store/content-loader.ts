@@ -15,7 +15,7 @@ import type { ResolvedAdapter } from '../sources/adapter-source.ts'
 import { downloadAdapter } from '../sources/download.ts'
 import type { ContentIndex } from './content-index.ts'
 import type { DiskEntry, DiskTier } from './disk-tier.ts'
-import { FairPool } from './fair-pool.ts'
+import { FairPool, oneLeftFree } from './fair-pool.ts'
 import type { PackedTier } from './packed-tier.ts'
 import type { RamEntry, RamTier } from './ram-tier.ts'
 import type { Located } from './resolver.ts'
@@ -61,7 +61,7 @@ export class ContentLoader {
 
   constructor(options: ContentLoaderOptions) {
     this.#options = options
-    this.#cpu = new FairPool({ jobs: options.loaderThreads, jobsPerTenant: options.loaderThreads })
+    this.#cpu = new FairPool(oneLeftFree(options.loaderThreads))
     this.#loads = new SharedLoads(this.#cpu)
   }
 

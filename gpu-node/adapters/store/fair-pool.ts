@@ -10,6 +10,11 @@ export interface FairPoolLimits {
   jobsPerTenant: number
 }
 
+/** For jobs of seconds: one tenant never holds all places, so that another's job need not wait for any of them. */
+export function oneLeftFree(jobs: number): FairPoolLimits {
+  return { jobs, jobsPerTenant: Math.max(1, jobs - 1) }
+}
+
 export interface PoolPlace {
   /** Stands in this tenant's line too. */
   alsoFor(tenantId: string): void

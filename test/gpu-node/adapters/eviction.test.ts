@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { chooseVictims, type Evictable } from '../../../gpu-node/adapters/store/eviction.ts'
-import { FairPool } from '../../../gpu-node/adapters/store/fair-pool.ts'
+import { FairPool, oneLeftFree } from '../../../gpu-node/adapters/store/fair-pool.ts'
 import { RamTier } from '../../../gpu-node/adapters/store/ram-tier.ts'
 import { SharedLoads } from '../../../gpu-node/adapters/store/shared-loads.ts'
 import type { PackedAdapter } from '../../../gpu-node/model/packed-adapter.ts'
@@ -167,6 +167,21 @@ describe('fair pool', () => {
     ends[2]!()
     await new Promise((resolve) => setImmediate(resolve))
     expect(order.slice(4)).toEqual(['greedy', 'greedy'])
+  })
+
+  it.each([1, 2, 4])('of %i loader threads one stays free for another tenant, where there is more than one', (jobs) => {
+    const pool = new FairPool(oneLeftFree(jobs))
+    const order: string[] = []
+    const job = (tenant: string) =>
+      pool.enqueue(tenant, () => {
+        order.push(tenant)
+        return new Promise(() => {})
+      })
+    for (let i = 0; i < 8; i++) {
+      job('greedy')
+    }
+    job('modest')
+    expect(order).toEqual([...Array(Math.max(1, jobs - 1)).fill('greedy'), ...(jobs > 1 ? ['modest'] : [])])
   })
 
   it('a job that a second tenant waits for runs in whichever turn comes first', async () => {

@@ -48,7 +48,8 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
   }
   const exact = { kind: 'single', ref } as const
   const [held] = await residentDigests(c.env.registry, [formatAdapterRef(ref)])
-  const digest = held ?? (await digestOf(c, { selection: exact, placementKey: resolved.placementKey }, snapshot))
+  const { placementKey, adapterTokens } = resolved
+  const digest = held ?? (await digestOf(c, { model, selection: exact, placementKey, adapterTokens }, snapshot))
   const alias = (await c.env.aliases.listRecent()).find((one) => one.alias === model)
   const changedAt = alias === undefined ? snapshot.takenAt : Date.parse(alias.updatedAt)
   return { ...adapterCard(model, ref, changedAt, snapshot), digest: digest ?? null }
@@ -56,12 +57,18 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
 
 const LIST_TIMEOUT_MS = 2_000
 
-/** As the node knows it that a request would go to: it may have loaded the adapter since its last heartbeat. */
-async function digestOf(
-  c: AppContext,
-  asked: { selection: Extract<AdapterSelection, { kind: 'single' }>; placementKey: string },
-  snapshot: FleetSnapshot,
-): Promise<string | undefined> {
+interface Asked {
+  model: string
+  selection: Extract<AdapterSelection, { kind: 'single' }>
+  placementKey: string
+  adapterTokens: Readonly<Record<string, string>>
+}
+
+/**
+ * As the node knows it that a request would go to: it may have loaded the adapter since its last heartbeat. Where only nodes
+ * see the adapter's home, that node looks there as for a request, and loads what it finds; what it does not find is 404.
+ */
+async function digestOf(c: AppContext, asked: Asked, snapshot: FleetSnapshot): Promise<string | undefined> {
   const { state, routingSecret, region } = forwardDeps(c)
   const placement = state.router.preview({ ...asked, routingSecret, region }, snapshot)
   const node = placement === undefined ? undefined : snapshot.ring.nodes[placement.index]
@@ -71,14 +78,32 @@ async function digestOf(
   const { tenantId } = c.var.tenant
   const control = { method: 'GET', path: '/adapters', action: 'info', tenantId, timeoutMs: LIST_TIMEOUT_MS } as const
   const spelling = formatAdapterRef(asked.selection.ref)
+  let missing = false
   try {
     const reply = await callNode(c, node, control)
     const { adapters } = await reply.json<{ adapters: { refs: string[]; digest: string }[] }>()
-    return adapters.find(({ refs }) => refs.includes(spelling))?.digest
+    const known = adapters.find(({ refs }) => refs.includes(spelling))?.digest
+    if (known !== undefined || !onlyNodesSee(asked.selection.ref, c)) {
+      return known
+    }
+    const { selection, adapterTokens } = asked
+    const look = { ...control, method: 'POST', path: '/adapters/prefetch', action: 'prefetch' } as const
+    const found = await callNode(c, node, { ...look, selection, adapterTokens: { ...adapterTokens } })
+    if (found.ok) {
+      return (await found.json<{ digest?: string }>()).digest
+    }
+    missing = found.status === 404
   } catch {
     // A node that is busy or gone leaves the digest unknown; the model is there all the same.
-    return undefined
   }
+  if (missing) {
+    throw adapterNotFound(asked.model, 'openai')
+  }
+  return undefined
+}
+
+function onlyNodesSee({ source }: AdapterRef, c: AppContext): boolean {
+  return source === 'local' || source === 's3' || (source === 'hub' && c.env.homes.hubOffline)
 }
 
 function baseCard(name: string, snapshot: FleetSnapshot): ModelCard {

@@ -208,6 +208,28 @@ describe('the other routes', () => {
   })
 })
 
+test('/v1/models/{id}: an adapter that only nodes can look for is there where its node finds it, and else 404', async () => {
+  const before = node.answer
+  const found = new Map([
+    ['there', 200],
+    ['missing', 404],
+    ['busy', 503],
+  ])
+  node.answer = ({ path, ticket }, response) => {
+    const id = ticket.adapter.kind === 'single' ? ticket.adapter.ref.id : ''
+    response.writeHead(path === '/adapters' ? 200 : (found.get(id) ?? 500), { 'content-type': 'application/json' })
+    response.end(JSON.stringify(path === '/adapters' ? { adapters: [] } : { digest: 'abc' }))
+  }
+  const missing = await world.get('/v1/models/local:missing', token)
+  const unknown = await world.get('/v1/models/nobody', token)
+  const bodies = [await missing.text(), await unknown.text()]
+  expect([missing.status, bodies[0]]).toEqual([404, bodies[1]?.replace('nobody', 'local:missing')])
+  const there = await world.get('/v1/models/local:there', token)
+  expect([there.status, await there.json()]).toMatchObject([200, { root: 'local:there', digest: 'abc' }])
+  expect((await world.get('/v1/models/local:busy', token)).status).toBe(200)
+  node.answer = before
+})
+
 describe('a stream', () => {
   test('passes through event by event, and a client that leaves frees its node', async () => {
     const gates: (() => void)[] = []

@@ -319,3 +319,8 @@ function check<Schema extends z.ZodType>(
 export function localKeysFile(stateDir: string): string {
   return join(stateDir, 'edge-secrets.json')
 }
+
+/** S3's SDK is of a fixed version here; which Node later ones will want is nothing an operator can act on. */
+export function silenceSdkWarning(): void {
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
+}

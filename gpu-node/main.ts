@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Logger, pino } from 'pino'
 import { buildNode } from './build-node.ts'
-import { localKeysFile, NODE_USAGE, type NodeConfig, readConfig } from './config.ts'
+import { localKeysFile, NODE_USAGE, type NodeConfig, readConfig, silenceSdkWarning } from './config.ts'
 import { drainNode } from './fleet/drain.ts'
 import { type Heartbeats, startHeartbeats } from './fleet/heartbeats.ts'
 import { createReceivedKeys } from './fleet/received-keys.ts'
@@ -33,8 +33,7 @@ async function main(): Promise<void> {
 
 async function run(config: NodeConfig): Promise<void> {
   keepAllocatorSmall()
-  // The SDK's version is fixed here; which Node later versions of it will want is nothing an operator can act on.
-  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
+  silenceSdkWarning()
   const log = createLog(config)
   const received = receivesKeys(config) ? createReceivedKeys() : undefined
   const { ticketKeys, joinKeys } = await keysOf({ ...config, ticketKeys: received ?? config.ticketKeys })

@@ -3,7 +3,8 @@
 import { GraphWriter } from '../gpu-node/model/graph/graph-writer.ts'
 import { OrtBinding } from '../gpu-node/ort/binding.ts'
 import { OrtEnvironment } from '../gpu-node/ort/environment.ts'
-import { Assembler, at, REG } from '../gpu-node/ort/machine-code/assembler.ts'
+import { at, REG } from '../gpu-node/ort/machine-code/assembler.ts'
+import { Avx2Assembler } from '../gpu-node/ort/machine-code/avx2.ts'
 import {
   createOpDomain,
   installOp,
@@ -34,7 +35,7 @@ export const PROBE_BYTES = PIECE_BYTES * PIECES
 /** Reads them once, from the kind of pages that weights lie in. */
 export function createBandwidthProbe(threads: number): () => void {
   const environment = new OrtEnvironment(threads)
-  const code = new Assembler()
+  const code = new Avx2Assembler()
   const op = installOp(code, DESCRIPTION, () => {
     writeCompute(code, environment)
     writePiece(code)
@@ -55,7 +56,7 @@ export function createBandwidthProbe(threads: number): () => void {
   return () => binding.run()
 }
 
-function writeCompute(code: Assembler, { library }: OrtEnvironment): void {
+function writeCompute(code: Avx2Assembler, { library }: OrtEnvironment): void {
   const { rdx, rsp, rbp, rsi, r12, r13 } = REG
   const places = { context: r12, api: r13, scratch: FRAME.scratch }
   const saved = [rbp, r12, r13]
@@ -82,7 +83,7 @@ function writeCompute(code: Assembler, { library }: OrtEnvironment): void {
 }
 
 /** `piece(argument, index)`. */
-function writePiece(code: Assembler): void {
+function writePiece(code: Avx2Assembler): void {
   const { rax, rcx, rsi, rdi } = REG
   const streamBytes = PIECE_BYTES / STREAMS
   code.align(16)

@@ -4,7 +4,7 @@
  */
 
 import { at, REG } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { acrossLanes, ONE_IN_TABLE, writeExponential } from '../machine-code/vector-math.ts'
 import {
   type AttentionShape,
@@ -29,7 +29,7 @@ const SCORE_BYTES = SCORE_POSITIONS * 4
 const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
 const HELD = { keys: r8, values: r9, length: r10, start: r11, block: r12, table: r13, out: r14, shape: r15 } as const
 
-export function writeAttend(code: Avx512Assembler, shape: AttentionShape): void {
+export function writeAttend(code: VectorAssembler, shape: AttentionShape): void {
   const saved = [rbp, rbx, r12, r13, r14, r15]
   const frame = attentionFrame(shape)
   code.align(16)
@@ -86,7 +86,7 @@ function headChunks({ headSize, group }: AttentionShape): number[][] {
 }
 
 /** `attend(argument, index)`: what the index means, where its cache rows lie, its rotated and scaled queries. */
-function writeEntry(code: Avx512Assembler, shape: AttentionShape): void {
+function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   const { headSize, group, rotaryHalf, kv } = shape
   const frame = attentionFrame(shape)
   const headBytes = headSize * 4
@@ -161,11 +161,11 @@ function writeEntry(code: Avx512Assembler, shape: AttentionShape): void {
     code.add(rsi, rax)
   }
   const scale = 6
-  code.broadcastWide(scale, at(HELD.shape, SHAPE_WORDS.scale * 8))
+  code.broadcastVector(scale, at(HELD.shape, SHAPE_WORDS.scale * 8))
   for (let head = 0; head < group; head++) {
     writeRotation(code, { headSize, rotaryHalf, from: rbx, cos: rdx, sin: rsi }, (element, vector) => {
-      code.multiplyWide(vector, vector, scale)
-      code.storeWide(at(rsp, frame.query + head * headBytes + element * 4), vector)
+      code.multiplyVector(vector, vector, scale)
+      code.storeVector(at(rsp, frame.query + head * headBytes + element * 4), vector)
     })
     code.addConstant(rbx, headBytes)
   }
@@ -176,22 +176,22 @@ function writeEntry(code: Avx512Assembler, shape: AttentionShape): void {
 }
 
 /** No score seen, nothing summed. */
-function writeStart(code: Avx512Assembler, shape: AttentionShape): void {
+function writeStart(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
   code.addressOfLabel(rax, MASK_TABLE)
-  code.loadWide(0, at(rax, VECTOR_BYTES))
-  code.zeroWide(1)
+  code.loadVector(0, at(rax, VECTOR_BYTES))
+  code.zeroVector(1)
   for (let head = 0; head < shape.group; head++) {
-    code.storeWide(at(rsp, frame.largest + head * VECTOR_BYTES), 0)
-    code.storeWide(at(rsp, frame.total + head * VECTOR_BYTES), 1)
+    code.storeVector(at(rsp, frame.largest + head * VECTOR_BYTES), 0)
+    code.storeVector(at(rsp, frame.total + head * VECTOR_BYTES), 1)
     for (let element = 0; element < shape.headSize; element += LANES) {
-      code.storeWide(at(rsp, frame.sums + (head * shape.headSize + element) * 4), 1)
+      code.storeVector(at(rsp, frame.sums + (head * shape.headSize + element) * 4), 1)
     }
   }
 }
 
 /** rax: the block's first key or value, in `base`'s rows. */
-function writeBlockAddress(code: Avx512Assembler, { headSize, kv }: AttentionShape, base: number): void {
+function writeBlockAddress(code: VectorAssembler, { headSize, kv }: AttentionShape, base: number): void {
   code.move(rax, HELD.block)
   code.smallConstant(rdx, headSize * KV_BYTES[kv])
   code.multiply(rax, rdx)
@@ -199,7 +199,7 @@ function writeBlockAddress(code: Avx512Assembler, { headSize, kv }: AttentionSha
 }
 
 /** scores = q·k, sixteen positions a vector; several chains a head hide the multiply-add's latency. */
-function writeScores(code: Avx512Assembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+function writeScores(code: VectorAssembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
   const { headSize, kv } = shape
   const frame = attentionFrame(shape)
   const chains = Math.max(1, Math.min(4, Math.floor(28 / heads.length)))
@@ -209,7 +209,7 @@ function writeScores(code: Avx512Assembler, shape: AttentionShape, heads: readon
   code.move(rcx, rdi)
   code.label(`scores ${chunk}`)
   for (let vector = 0; vector < heads.length * chains; vector++) {
-    code.zeroWide(2 + vector)
+    code.zeroVector(2 + vector)
   }
   for (let element = 0; element < headSize; element++) {
     const key = element & 1
@@ -220,9 +220,9 @@ function writeScores(code: Avx512Assembler, shape: AttentionShape, heads: readon
   }
   for (const [i, head] of heads.entries()) {
     for (let chain = 1; chain < chains; chain++) {
-      code.addWide(sum(i, 0), sum(i, 0), sum(i, chain))
+      code.addVector(sum(i, 0), sum(i, 0), sum(i, chain))
     }
-    code.storeWide(at(rdx, frame.scores + head * SCORE_BYTES), sum(i, 0))
+    code.storeVector(at(rdx, frame.scores + head * SCORE_BYTES), sum(i, 0))
   }
   code.addConstant(rax, BLOCK_POSITIONS * headSize * KV_BYTES[kv])
   code.addConstant(rdx, VECTOR_BYTES)
@@ -231,29 +231,29 @@ function writeScores(code: Avx512Assembler, shape: AttentionShape, heads: readon
 }
 
 /** score = c · tanh(score / c) = c · (1 - 2 / (e^(2·score / c) + 1)), where the layer has a softcap. */
-function writeSoftcap(code: Avx512Assembler, shape: AttentionShape): void {
+function writeSoftcap(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
   const [score, cap, one, power, sum] = [0, 1, 2, 3, 4] as const
   code.load(rax, at(HELD.shape, SHAPE_WORDS.softcap * 8))
   code.testZero(rax)
   code.jumpIfZero('softcap end')
-  code.broadcastWide(cap, at(HELD.shape, SHAPE_WORDS.softcap * 8))
-  code.broadcastWide(one, at(HELD.table, ONE_IN_TABLE))
+  code.broadcastVector(cap, at(HELD.shape, SHAPE_WORDS.softcap * 8))
+  code.broadcastVector(one, at(HELD.table, ONE_IN_TABLE))
   for (let head = 0; head < shape.group; head++) {
     code.move(rdx, rsp)
     code.move(rcx, rdi)
     code.label(`softcap ${head}`)
     const place = at(rdx, frame.scores + head * SCORE_BYTES)
-    code.loadWide(score, place)
-    code.divideWide(score, score, cap)
-    code.addWide(score, score, score)
+    code.loadVector(score, place)
+    code.divideVector(score, score, cap)
+    code.addVector(score, score, score)
     writeExponential(code, score, HELD.table, [power, sum])
-    code.addWide(score, score, one)
-    code.addWide(power, one, one)
-    code.divideWide(power, power, score)
-    code.subtractWide(power, one, power)
-    code.multiplyWide(power, power, cap)
-    code.storeWide(place, power)
+    code.addVector(score, score, one)
+    code.addVector(power, one, one)
+    code.divideVector(power, power, score)
+    code.subtractVector(power, one, power)
+    code.multiplyVector(power, power, cap)
+    code.storeVector(place, power)
     code.addConstant(rdx, VECTOR_BYTES)
     code.subtractConstant(rcx, 1)
     code.jumpIfNotZero(`softcap ${head}`)
@@ -262,7 +262,7 @@ function writeSoftcap(code: Avx512Assembler, shape: AttentionShape): void {
 }
 
 /** Removes scores behind the last position, and before the first. */
-function writeMasks(code: Avx512Assembler, shape: AttentionShape): void {
+function writeMasks(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
   code.addressOfLabel(rax, MASK_TABLE)
   // rcx: lanes of the last block that are too many
@@ -272,28 +272,28 @@ function writeMasks(code: Avx512Assembler, shape: AttentionShape): void {
   code.move(rdx, rdi)
   code.subtractConstant(rdx, 1)
   code.shiftLeft(rdx, Math.log2(VECTOR_BYTES))
-  code.loadWide(0, { base: rax, offset: 0, index: rcx, scale: 4 })
+  code.loadVector(0, { base: rax, offset: 0, index: rcx, scale: 4 })
   for (let head = 0; head < shape.group; head++) {
     const place = { base: rsp, offset: frame.scores + head * SCORE_BYTES, index: rdx, scale: 1 } as const
-    code.addWide(1, 0, place)
-    code.storeWide(place, 1)
+    code.addVector(1, 0, place)
+    code.storeVector(place, 1)
   }
   code.compare(HELD.block, HELD.start)
   code.jumpIfNotBelow('masks end')
   code.move(rcx, HELD.block)
   code.subtract(rcx, HELD.start)
   // rcx = -(lanes of the first block that are too many)
-  code.loadWide(0, { base: rax, offset: 2 * VECTOR_BYTES, index: rcx, scale: 4 })
+  code.loadVector(0, { base: rax, offset: 2 * VECTOR_BYTES, index: rcx, scale: 4 })
   for (let head = 0; head < shape.group; head++) {
     const place = at(rsp, frame.scores + head * SCORE_BYTES)
-    code.addWide(1, 0, place)
-    code.storeWide(place, 1)
+    code.addVector(1, 0, place)
+    code.storeVector(place, 1)
   }
   code.label('masks end')
 }
 
 /** Scores to powers of their difference to the largest so far; earlier sums are to be multiplied by the correction. */
-function writeSoftmax(code: Avx512Assembler, shape: AttentionShape, head: number): void {
+function writeSoftmax(code: VectorAssembler, shape: AttentionShape, head: number): void {
   const frame = attentionFrame(shape)
   const [before, largest, temporary, total, score, power, sum] = [0, 1, 2, 3, 4, 5, 6] as const
   const scores = at(rdx, frame.scores + head * SCORE_BYTES)
@@ -307,27 +307,27 @@ function writeSoftmax(code: Avx512Assembler, shape: AttentionShape, head: number
     code.subtractConstant(rcx, 1)
     code.jumpIfNotZero(label)
   }
-  code.loadWide(before, state(frame.largest))
-  code.loadWide(largest, state(frame.largest))
-  overScores(`largest ${head}`, () => code.maximumWide(largest, largest, scores))
-  acrossLanes(code, largest, temporary, (to, a, b) => code.maximumWide(to, a, b))
-  code.storeWide(state(frame.largest), largest)
-  code.subtractWide(before, before, largest)
+  code.loadVector(before, state(frame.largest))
+  code.loadVector(largest, state(frame.largest))
+  overScores(`largest ${head}`, () => code.maximumVector(largest, largest, scores))
+  acrossLanes(code, largest, temporary, (to, a, b) => code.maximumVector(to, a, b))
+  code.storeVector(state(frame.largest), largest)
+  code.subtractVector(before, before, largest)
   writeExponential(code, before, HELD.table, [power, sum])
-  code.storeWide(state(frame.correction), before)
-  code.multiplyWide(total, before, state(frame.total))
+  code.storeVector(state(frame.correction), before)
+  code.multiplyVector(total, before, state(frame.total))
   overScores(`powers ${head}`, () => {
-    code.loadWide(score, scores)
-    code.subtractWide(score, score, largest)
+    code.loadVector(score, scores)
+    code.subtractVector(score, score, largest)
     writeExponential(code, score, HELD.table, [power, sum])
-    code.storeWide(scores, score)
-    code.addWide(total, total, score)
+    code.storeVector(scores, score)
+    code.addVector(total, total, score)
   })
-  code.storeWide(state(frame.total), total)
+  code.storeVector(state(frame.total), total)
 }
 
 /** sums = sums · correction + Σ power · v. */
-function writeValues(code: Avx512Assembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+function writeValues(code: VectorAssembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
   const { headSize, kv } = shape
   const frame = attentionFrame(shape)
   const parts = headSize / LANES
@@ -336,9 +336,9 @@ function writeValues(code: Avx512Assembler, shape: AttentionShape, heads: readon
   const sum = (i: number, part: number): number => 2 + heads.length + i * parts + part
   const place = (head: number, part: number) => at(rsp, frame.sums + (head * headSize + part * LANES) * 4)
   for (const [i, head] of heads.entries()) {
-    code.loadWide(0, at(rsp, frame.correction + head * VECTOR_BYTES))
+    code.loadVector(0, at(rsp, frame.correction + head * VECTOR_BYTES))
     for (let part = 0; part < parts; part++) {
-      code.multiplyWide(sum(i, part), 0, place(head, part))
+      code.multiplyVector(sum(i, part), 0, place(head, part))
     }
   }
   writeBlockAddress(code, shape, HELD.values)
@@ -346,12 +346,12 @@ function writeValues(code: Avx512Assembler, shape: AttentionShape, heads: readon
   code.move(rcx, rbx)
   code.label(`values ${chunk}`)
   for (const [i, head] of heads.entries()) {
-    code.broadcastWide(power(i), at(rdx, frame.scores + head * SCORE_BYTES))
+    code.broadcastVector(power(i), at(rdx, frame.scores + head * SCORE_BYTES))
   }
   for (let part = 0; part < parts; part++) {
     loadCached(code, kv, value(part), at(rax, part * LANES * KV_BYTES[kv]))
     for (const i of heads.keys()) {
-      code.multiplyAddWide(sum(i, part), power(i), value(part))
+      code.multiplyAddVector(sum(i, part), power(i), value(part))
     }
   }
   code.addConstant(rax, headSize * KV_BYTES[kv])
@@ -360,32 +360,32 @@ function writeValues(code: Avx512Assembler, shape: AttentionShape, heads: readon
   code.jumpIfNotZero(`values ${chunk}`)
   for (const [i, head] of heads.entries()) {
     for (let part = 0; part < parts; part++) {
-      code.storeWide(place(head, part), sum(i, part))
+      code.storeVector(place(head, part), sum(i, part))
     }
   }
 }
 
-function writeOutput(code: Avx512Assembler, shape: AttentionShape): void {
+function writeOutput(code: VectorAssembler, shape: AttentionShape): void {
   const { headSize, group } = shape
   const frame = attentionFrame(shape)
   const [total, temporary, one] = [0, 1, 2] as const
   for (let head = 0; head < group; head++) {
-    code.loadWide(total, at(rsp, frame.total + head * VECTOR_BYTES))
-    acrossLanes(code, total, temporary, (to, a, b) => code.addWide(to, a, b))
-    code.broadcastWide(one, at(HELD.table, ONE_IN_TABLE))
-    code.divideWide(total, one, total)
+    code.loadVector(total, at(rsp, frame.total + head * VECTOR_BYTES))
+    acrossLanes(code, total, temporary, (to, a, b) => code.addVector(to, a, b))
+    code.broadcastVector(one, at(HELD.table, ONE_IN_TABLE))
+    code.divideVector(total, one, total)
     for (let element = 0; element < headSize; element += LANES) {
-      code.multiplyWide(temporary, total, at(rsp, frame.sums + (head * headSize + element) * 4))
-      code.storeWide(at(HELD.out, (head * headSize + element) * 4), temporary)
+      code.multiplyVector(temporary, total, at(rsp, frame.sums + (head * headSize + element) * 4))
+      code.storeVector(at(HELD.out, (head * headSize + element) * 4), temporary)
     }
   }
 }
 
 function loadCached(
-  code: Avx512Assembler,
+  code: VectorAssembler,
   kv: AttentionShape['kv'],
   to: number,
   from: { base: number; offset: number },
 ): void {
-  kv === 'f32' ? code.loadWide(to, from) : code.loadHalves(to, from)
+  kv === 'f32' ? code.loadVector(to, from) : code.loadHalves(to, from)
 }

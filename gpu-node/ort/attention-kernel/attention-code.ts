@@ -7,7 +7,6 @@
 
 import type { OrtLibrary } from '../library.ts'
 import { at, REG } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
 import {
   type OpDescription,
   type OpType,
@@ -16,6 +15,7 @@ import {
   writeOutputAddress,
   writeParallelFor,
 } from '../machine-code/custom-op.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { writeExponentialTable } from '../machine-code/vector-math.ts'
 import { EXPONENTIAL_TABLE, MASK_TABLE, writeAttend } from './attend-code.ts'
 import {
@@ -44,7 +44,7 @@ const FRAME = { scratch: 0, argument: 0x20, shape: 0x80, bytes: 0xa8 }
 /** Up to so many tokens' keys and values are written by the calling thread: waking another costs more. */
 const STORED_INLINE = 16
 
-export function writeAttentionKernel(code: Avx512Assembler, library: OrtLibrary, shape: AttentionShape): void {
+export function writeAttentionKernel(code: VectorAssembler, library: OrtLibrary, shape: AttentionShape): void {
   writeCompute(code, library, shape)
   writeStore(code, shape)
   writeAttend(code, shape)
@@ -57,7 +57,7 @@ export function writeAttentionKernel(code: Avx512Assembler, library: OrtLibrary,
  * rotary tables. Output `[a, b, heads · D]`.
  */
 function writeCompute(
-  code: Avx512Assembler,
+  code: VectorAssembler,
   library: OrtLibrary,
   { headSize, group, rotaryHalf }: AttentionShape,
 ): void {
@@ -120,7 +120,7 @@ function writeCompute(
 }
 
 /** `store(argument, token)`: its key, rotated, and its value into the cache. */
-function writeStore(code: Avx512Assembler, { headSize, rotaryHalf, kv }: AttentionShape): void {
+function writeStore(code: VectorAssembler, { headSize, rotaryHalf, kv }: AttentionShape): void {
   const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
   const saved = [rbp, rbx, r12, r13, r14, r15]
   const bytes = KV_BYTES[kv]
@@ -187,14 +187,14 @@ function writeStore(code: Avx512Assembler, { headSize, rotaryHalf, kv }: Attenti
   code.load(rbx, at(r15, SHAPE_WORDS.kvHeads * 8))
   const keep = (base: number, element: number, vector: number): void =>
     kv === 'f32'
-      ? code.storeWide(at(base, element * bytes), vector)
+      ? code.storeVector(at(base, element * bytes), vector)
       : code.storeHalves(at(base, element * bytes), vector)
   code.label('store head')
   writeRotation(code, { headSize, rotaryHalf, from: r13, cos: rdx, sin: rsi }, (element, vector) =>
     keep(rsp, element, vector),
   )
   for (let element = 0; element < headSize; element += LANES) {
-    code.loadWide(0, at(r14, element * 4))
+    code.loadVector(0, at(r14, element * 4))
     keep(r9, element, 0)
   }
   for (let element = 0; element < headSize; element++) {
@@ -222,7 +222,7 @@ function writeStore(code: Avx512Assembler, { headSize, rotaryHalf, kv }: Attenti
 }
 
 /** Sixteen zeros, sixteen numbers that remove a score, sixteen zeros: read from the middle on, masks of a block's either end. */
-function writeMaskTable(code: Avx512Assembler): void {
+function writeMaskTable(code: VectorAssembler): void {
   code.align(16)
   code.label(MASK_TABLE)
   for (let i = 0; i < 3 * LANES; i++) {

@@ -1,7 +1,7 @@
 /** What the attention kernel's functions share: the layout of their argument, and rotary embedding. */
 
 import { at } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { LANES } from './attention-layout.ts'
 
 /** Addresses of inputs and output, in the argument that `store` and `attend` get. */
@@ -32,25 +32,25 @@ export interface Rotation {
  * rotated part is handed on as it is.
  */
 export function writeRotation(
-  code: Avx512Assembler,
+  code: VectorAssembler,
   { headSize, rotaryHalf, from, cos, sin }: Rotation,
   take: (element: number, vector: number) => void,
 ): void {
   const [first, second, c, s, low, high] = [0, 1, 2, 3, 4, 5] as const
   for (let element = 0; element < rotaryHalf; element += LANES) {
-    code.loadWide(first, at(from, element * 4))
-    code.loadWide(second, at(from, (element + rotaryHalf) * 4))
-    code.loadWide(c, at(cos, element * 4))
-    code.loadWide(s, at(sin, element * 4))
-    code.multiplyWide(low, first, c)
-    code.multiplySubtractWide(low, second, s)
-    code.multiplyWide(high, second, c)
-    code.multiplyAddWide(high, first, s)
+    code.loadVector(first, at(from, element * 4))
+    code.loadVector(second, at(from, (element + rotaryHalf) * 4))
+    code.loadVector(c, at(cos, element * 4))
+    code.loadVector(s, at(sin, element * 4))
+    code.multiplyVector(low, first, c)
+    code.multiplySubtractVector(low, second, s)
+    code.multiplyVector(high, second, c)
+    code.multiplyAddVector(high, first, s)
     take(element, low)
     take(element + rotaryHalf, high)
   }
   for (let element = 2 * rotaryHalf; element < headSize; element += LANES) {
-    code.loadWide(first, at(from, element * 4))
+    code.loadVector(first, at(from, element * 4))
     take(element, first)
   }
 }

@@ -9,7 +9,6 @@
 
 import type { OrtLibrary } from '../library.ts'
 import { at, REG } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
 import {
   type OpDescription,
   writeApiTable,
@@ -18,6 +17,7 @@ import {
   writeOutputAddress,
   writeParallelFor,
 } from '../machine-code/custom-op.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { writeExponentialTable } from '../machine-code/vector-math.ts'
 import { ACTIVATIONS, ARGUMENT, SHAPE_WORDS, TILE_OUTPUTS, workLayout } from './linear-layout.ts'
 import { writeQuantise } from './quantise-code.ts'
@@ -47,14 +47,14 @@ const FRAME = { scratch: 0, argument: 0x20, outShape: 0x80, workShape: 0xa0, byt
 const REQUIRED_INPUTS = [ARGUMENT.x, ARGUMENT.shape, ARGUMENT.sizes]
 const OPTIONAL_INPUTS = [ARGUMENT.weights, ARGUMENT.norm, ARGUMENT.bias, ARGUMENT.addTo, ARGUMENT.rows, ARGUMENT.base]
 
-export function writeLinearKernel(code: Avx512Assembler, library: OrtLibrary, inputs: number): void {
+export function writeLinearKernel(code: VectorAssembler, library: OrtLibrary, inputs: number): void {
   writeCompute(code, library, inputs)
   writeQuantise(code, inputs)
   writeTile(code, inputs)
   writeExponentialTable(code, EXPONENTIAL_TABLE)
 }
 
-function writeCompute(code: Avx512Assembler, library: OrtLibrary, inputs: number): void {
+function writeCompute(code: VectorAssembler, library: OrtLibrary, inputs: number): void {
   const { rax, rbx, rdx, rsp, rbp, rsi, rdi, r12, r13, r14, r15 } = REG
   const places = { context: r12, api: r13, scratch: FRAME.scratch }
   const saved = [rbp, rbx, r12, r13, r14, r15]

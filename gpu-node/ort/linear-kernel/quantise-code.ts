@@ -7,7 +7,7 @@ import { QUANTISED_BLOCK } from '../../model/quantise.ts'
 import { ROW_HEADER_WORDS } from '../lora-kernel/kernel-layout.ts'
 import { RECORD } from '../lora-kernel/tiled-layout.ts'
 import { at, type Memory, REG } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { acrossLanes } from '../machine-code/vector-math.ts'
 import {
   ARGUMENT,
@@ -41,7 +41,7 @@ const PART_MASK = 'part mask'
 const AHEAD_BYTES = 2048
 
 /** `quantise(argument, token)`. */
-export function writeQuantise(code: Avx512Assembler, inputs: number): void {
+export function writeQuantise(code: VectorAssembler, inputs: number): void {
   const saved = [rbp, rbx, r12, r13, r14, r15]
   code.align(16)
   code.label('quantise')
@@ -94,35 +94,35 @@ export function writeQuantise(code: Avx512Assembler, inputs: number): void {
 }
 
 /** NORM = 1 / √(mean of x² + ε); rdx: x, kept. */
-function writeNormFactor(code: Avx512Assembler, inputs: number): void {
+function writeNormFactor(code: VectorAssembler, inputs: number): void {
   const [low, high, sum, other] = [0, 1, 2, 3] as const
-  code.zeroWide(sum)
-  code.zeroWide(other)
+  code.zeroVector(sum)
+  code.zeroVector(other)
   code.move(rsi, rdx)
   code.smallConstant(rcx, inputs / (2 * LANES))
   code.label('norm')
-  code.loadWide(low, at(rsi, 0))
-  code.loadWide(high, at(rsi, VECTOR_BYTES))
-  code.multiplyAddWide(sum, low, low)
-  code.multiplyAddWide(other, high, high)
+  code.loadVector(low, at(rsi, 0))
+  code.loadVector(high, at(rsi, VECTOR_BYTES))
+  code.multiplyAddVector(sum, low, low)
+  code.multiplyAddVector(other, high, high)
   code.addConstant(rsi, 2 * VECTOR_BYTES)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero('norm')
-  code.addWide(sum, sum, other)
-  acrossLanes(code, sum, other, (to, a, b) => code.addWide(to, a, b))
+  code.addVector(sum, sum, other)
+  acrossLanes(code, sum, other, (to, a, b) => code.addVector(to, a, b))
   code.smallConstant(rax, floatBits(1 / inputs))
   code.broadcastRegister(other, rax)
   code.load(rax, at(HELD.argument, ARGUMENT.shape))
-  code.broadcastWide(low, at(rax, SHAPE_WORDS.epsilon * 8))
-  code.multiplyAddWide(low, sum, other)
-  code.squareRootWide(low, low)
+  code.broadcastVector(low, at(rax, SHAPE_WORDS.epsilon * 8))
+  code.multiplyAddVector(low, sum, other)
+  code.squareRootVector(low, low)
   code.smallConstant(rax, floatBits(1))
   code.broadcastRegister(high, rax)
-  code.divideWide(NORM, high, low)
+  code.divideVector(NORM, high, low)
 }
 
 /** Codes with 127 at each block's largest magnitude. rdx: x; r11: the norm's weights. */
-function writeBlocks(code: Avx512Assembler, inputs: number, normed: boolean): void {
+function writeBlocks(code: VectorAssembler, inputs: number, normed: boolean): void {
   const [low, high, largest, other, lowCodes, highCodes] = [0, 1, 2, 3, 11, 12] as const
   const work = workLayout(inputs)
   const label = `quantise ${normed ? 'normed' : 'plain'} block`
@@ -130,30 +130,30 @@ function writeBlocks(code: Avx512Assembler, inputs: number, normed: boolean): vo
   code.move(rsi, HELD.work)
   code.smallConstant(rcx, inputs / QUANTISED_BLOCK)
   code.label(label)
-  code.loadWide(low, at(rdx, 0))
-  code.loadWide(high, at(rdx, VECTOR_BYTES))
+  code.loadVector(low, at(rdx, 0))
+  code.loadVector(high, at(rdx, VECTOR_BYTES))
   if (normed) {
-    code.multiplyWide(low, low, NORM)
-    code.multiplyWide(high, high, NORM)
-    code.multiplyWide(low, low, at(r11, 0))
-    code.multiplyWide(high, high, at(r11, VECTOR_BYTES))
+    code.multiplyVector(low, low, NORM)
+    code.multiplyVector(high, high, NORM)
+    code.multiplyVector(low, low, at(r11, 0))
+    code.multiplyVector(high, high, at(r11, VECTOR_BYTES))
     code.addConstant(r11, QUANTISED_BLOCK * 4)
   }
-  code.andWide(largest, low, SIGN)
-  code.andWide(other, high, SIGN)
-  code.maximumWide(largest, largest, other)
+  code.andVector(largest, low, SIGN)
+  code.andVector(other, high, SIGN)
+  code.maximumVector(largest, largest, other)
   writeSteps(code, largest, other)
   code.storeFloat(at(rsi, work.scales), other)
-  code.multiplyWide(low, low, largest)
-  code.multiplyWide(high, high, largest)
+  code.multiplyVector(low, low, largest)
+  code.multiplyVector(high, high, largest)
   writeCodes(code, low, lowCodes, at(r8, 0))
   writeCodes(code, high, highCodes, at(r8, QUANTISED_BLOCK / 2))
-  code.addIntWide(lowCodes, lowCodes, highCodes)
+  code.addIntVector(lowCodes, lowCodes, highCodes)
   writeCorrection(code, lowCodes, highCodes)
   code.storeFloat(at(rsi, work.corrections), highCodes)
   writeCodes(code, low, lowCodes, at(r8, work.rests))
   writeCodes(code, high, highCodes, at(r8, work.rests + QUANTISED_BLOCK / 2))
-  code.addIntWide(lowCodes, lowCodes, highCodes)
+  code.addIntVector(lowCodes, lowCodes, highCodes)
   writeCorrection(code, lowCodes, highCodes)
   code.storeFloat(at(rsi, work.restCorrections), highCodes)
   code.addConstant(rdx, QUANTISED_BLOCK * 4)
@@ -164,34 +164,34 @@ function writeBlocks(code: Avx512Assembler, inputs: number, normed: boolean): vo
 }
 
 /** `codes` = `values`, rounded; `values` becomes what was rounded off, in steps of the second codes. */
-function writeCodes(code: Avx512Assembler, values: number, codes: number, place: Memory): void {
+function writeCodes(code: VectorAssembler, values: number, codes: number, place: Memory): void {
   const rounded = 13
-  code.floatToIntWide(codes, values)
+  code.floatToInt(codes, values)
   code.narrowToBytes(place, codes)
-  code.intToFloatWide(rounded, codes)
-  code.subtractWide(values, values, rounded)
-  code.multiplyWide(values, values, REST)
+  code.intToFloat(rounded, codes)
+  code.subtractVector(values, values, rounded)
+  code.multiplyVector(values, values, REST)
 }
 
 /** From magnitudes: `step` = largest / 127, and `largest` = 127 / largest. */
-function writeSteps(code: Avx512Assembler, largest: number, step: number): void {
-  acrossLanes(code, largest, step, (to, a, b) => code.maximumWide(to, a, b))
+function writeSteps(code: VectorAssembler, largest: number, step: number): void {
+  acrossLanes(code, largest, step, (to, a, b) => code.maximumVector(to, a, b))
   // A block of zeros gets a step that changes nothing.
-  code.maximumWide(largest, largest, TINY)
-  code.multiplyWide(step, largest, STEP)
-  code.divideWide(largest, MOST, largest)
+  code.maximumVector(largest, largest, TINY)
+  code.multiplyVector(step, largest, STEP)
+  code.divideVector(largest, MOST, largest)
 }
 
 /** `correction` = -128 · Σ of the lanes of `sum`. */
-function writeCorrection(code: Avx512Assembler, sum: number, correction: number): void {
-  acrossLanes(code, sum, correction, (to, a, b) => code.addIntWide(to, a, b))
-  code.shiftLeftWide(sum, sum, 7)
-  code.zeroWide(correction)
-  code.subtractIntWide(correction, correction, sum)
+function writeCorrection(code: VectorAssembler, sum: number, correction: number): void {
+  acrossLanes(code, sum, correction, (to, a, b) => code.addIntVector(to, a, b))
+  code.shiftLeftVector(sum, sum, 7)
+  code.zeroVector(correction)
+  code.subtractIntVector(correction, correction, sum)
 }
 
 /** The token's entries, from its adapter's record. rbp: the token. */
-function writeAdapter(code: Avx512Assembler, inputs: number): void {
+function writeAdapter(code: VectorAssembler, inputs: number): void {
   const work = workLayout(inputs)
   code.load(rax, at(HELD.argument, ARGUMENT.rows))
   code.testZero(rax)
@@ -219,7 +219,7 @@ function writeAdapter(code: Avx512Assembler, inputs: number): void {
 }
 
 /** A·x, sixteen ranks at a time; rbx: the record; r9: blocks of ranks. */
-function writeProjection(code: Avx512Assembler, inputs: number): void {
+function writeProjection(code: VectorAssembler, inputs: number): void {
   const work = workLayout(inputs)
   const groups = QUANTISED_BLOCK / GROUP_INPUTS
   const [sum, whole, rest, restStep] = [0, 1, 4, 11] as const
@@ -228,37 +228,37 @@ function writeProjection(code: Avx512Assembler, inputs: number): void {
   code.load(r8, at(rbx, RECORD.a * 8))
   code.move(r10, rsp)
   code.label('project')
-  code.zeroWide(sum)
+  code.zeroVector(sum)
   code.move(rdx, HELD.work)
   code.move(rsi, HELD.work)
   code.smallConstant(rcx, inputs / QUANTISED_BLOCK)
   code.label('project block')
-  code.broadcastWide(whole, at(rsi, work.corrections))
-  code.broadcastWide(rest, at(rsi, work.restCorrections))
+  code.broadcastVector(whole, at(rsi, work.corrections))
+  code.broadcastVector(rest, at(rsi, work.restCorrections))
   for (let group = 0; group < groups; group++) {
     const weights = 2 + (group & 1)
-    code.loadWide(weights, at(r8, group * GROUP_BYTES))
+    code.loadVector(weights, at(r8, group * GROUP_BYTES))
     code.prefetch(at(r8, group * GROUP_BYTES + AHEAD_BYTES))
-    code.dotBytesBroadcast(whole, weights, at(rdx, group * GROUP_INPUTS))
-    code.dotBytesBroadcast(rest, weights, at(rdx, work.rests + group * GROUP_INPUTS))
+    code.dotCodes([whole], [weights], at(rdx, group * GROUP_INPUTS))
+    code.dotCodes([rest], [weights], at(rdx, work.rests + group * GROUP_INPUTS))
   }
-  code.intToFloatWide(whole, whole)
-  code.intToFloatWide(rest, rest)
-  code.multiplyAddWide(whole, rest, restStep)
+  code.intToFloat(whole, whole)
+  code.intToFloat(rest, rest)
+  code.multiplyAddVector(whole, rest, restStep)
   code.multiplyAddBroadcast(sum, whole, at(rsi, work.scales))
   code.addConstant(r8, groups * GROUP_BYTES)
   code.addConstant(rdx, QUANTISED_BLOCK)
   code.addConstant(rsi, 4)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero('project block')
-  code.storeWide(at(r10, FRAME.ranks), sum)
+  code.storeVector(at(r10, FRAME.ranks), sum)
   code.addConstant(r10, VECTOR_BYTES)
   code.subtractConstant(r9, 1)
   code.jumpIfNotZero('project')
 }
 
 /** One part's ranks as codes of one step; r14: where codes go, moved on. */
-function writePart(code: Avx512Assembler, part: number, entry: number): void {
+function writePart(code: VectorAssembler, part: number, entry: number): void {
   const [values, largest, step, sum, restSum, restStep, codes] = [0, 1, 2, 3, 11, 12, 14] as const
   const record = (field: number) => at(rbx, (RECORD.parts + part * RECORD.partWords + field) * 8)
   const end = `part ${part} end`
@@ -279,7 +279,7 @@ function writePart(code: Avx512Assembler, part: number, entry: number): void {
   code.shiftLeft(rsi, 2)
   code.add(rsi, rsp)
   code.move(rdi, rsp)
-  code.zeroWide(largest)
+  code.zeroVector(largest)
   code.label(`part ${part} largest`)
   // r11: lanes of this vector that are another part's
   code.smallConstant(r11, LANES)
@@ -292,11 +292,11 @@ function writePart(code: Avx512Assembler, part: number, entry: number): void {
   code.move(rax, r11)
   code.shiftLeft(rax, 2)
   code.subtract(r10, rax)
-  code.loadWide(values, at(rsi, FRAME.ranks))
-  code.andWide(values, values, at(r10, 0))
-  code.storeWide(at(rdi, FRAME.part), values)
-  code.andWide(values, values, SIGN)
-  code.maximumWide(largest, largest, values)
+  code.loadVector(values, at(rsi, FRAME.ranks))
+  code.andVector(values, values, at(r10, 0))
+  code.storeVector(at(rdi, FRAME.part), values)
+  code.andVector(values, values, SIGN)
+  code.maximumVector(largest, largest, values)
   code.addConstant(rsi, VECTOR_BYTES)
   code.addConstant(rdi, VECTOR_BYTES)
   code.subtract(rcx, r11)
@@ -306,17 +306,17 @@ function writePart(code: Avx512Assembler, part: number, entry: number): void {
   code.storeFloat(at(HELD.work, entry + ENTRY.scale), step)
   code.smallConstant(rax, floatBits(1 / REST_STEPS))
   code.broadcastRegister(restStep, rax)
-  code.multiplyWide(step, step, restStep)
+  code.multiplyVector(step, step, restStep)
   code.storeFloat(at(HELD.work, entry + ENTRY.restScale), step)
-  code.zeroWide(sum)
-  code.zeroWide(restSum)
+  code.zeroVector(sum)
+  code.zeroVector(restSum)
   code.move(rdi, rsp)
   code.label(`part ${part} codes`)
-  code.multiplyWide(values, largest, at(rdi, FRAME.part))
+  code.multiplyVector(values, largest, at(rdi, FRAME.part))
   writeCodes(code, values, codes, at(r14, 0))
-  code.addIntWide(sum, sum, codes)
+  code.addIntVector(sum, sum, codes)
   writeCodes(code, values, codes, at(r14, LORA_CODES_BYTES))
-  code.addIntWide(restSum, restSum, codes)
+  code.addIntVector(restSum, restSum, codes)
   code.addConstant(rdi, VECTOR_BYTES)
   code.addConstant(r14, TILE_OUTPUTS)
   code.subtractConstant(r9, 1)

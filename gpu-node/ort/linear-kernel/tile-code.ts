@@ -5,7 +5,7 @@
 
 import { QUANTISED_BLOCK } from '../../model/quantise.ts'
 import { at, REG } from '../machine-code/assembler.ts'
-import type { Avx512Assembler } from '../machine-code/avx512.ts'
+import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { ONE_IN_TABLE, writeExponential } from '../machine-code/vector-math.ts'
 import {
   ARGUMENT,
@@ -54,7 +54,7 @@ const sum = (token: number): number => 16 + token
 const whole = (token: number): number => 8 + token
 
 /** `tile(argument, index)`. */
-export function writeTile(code: Avx512Assembler, inputs: number): void {
+export function writeTile(code: VectorAssembler, inputs: number): void {
   const saved = [rbp, r12, r13, r14, r15]
   code.align(16)
   code.label('tile')
@@ -84,7 +84,7 @@ export function writeTile(code: Avx512Assembler, inputs: number): void {
   code.ret()
 }
 
-function writeEntry(code: Avx512Assembler, inputs: number): void {
+function writeEntry(code: VectorAssembler, inputs: number): void {
   code.move(HELD.argument, rdi)
   code.load(HELD.work, at(rdi, ARGUMENT.work))
   code.load(rax, at(rdi, ARGUMENT.sizes))
@@ -116,7 +116,7 @@ function writeEntry(code: Avx512Assembler, inputs: number): void {
 }
 
 /** rsi: the tile; r11: shape; keeps both, rdi and r10. */
-function writeTilePlaces(code: Avx512Assembler, inputs: number, half: Half): void {
+function writeTilePlaces(code: VectorAssembler, inputs: number, half: Half): void {
   const place = (offset: number) => at(rsp, offset + 8 * half)
   code.move(rax, rsi)
   code.smallConstant(rcx, (inputs / QUANTISED_BLOCK) * TILE_BLOCK_BYTES)
@@ -149,7 +149,7 @@ function writeTilePlaces(code: Avx512Assembler, inputs: number, half: Half): voi
   code.store(place(FRAME.inPart), rax)
 }
 
-function writeTokens(code: Avx512Assembler, inputs: number, tokens: number): void {
+function writeTokens(code: VectorAssembler, inputs: number, tokens: number): void {
   const each = Array.from({ length: tokens }, (_, token) => token)
   writeSums(code, inputs, tokens, 0)
   code.load(rax, at(HELD.argument, ARGUMENT.shape))
@@ -157,7 +157,7 @@ function writeTokens(code: Avx512Assembler, inputs: number, tokens: number): voi
   code.testZero(rax)
   code.jumpIfZero(`ungated ${tokens}`)
   for (const token of each) {
-    code.storeWide(at(rsp, FRAME.gates + token * TILE_ROW_BYTES), sum(token))
+    code.storeVector(at(rsp, FRAME.gates + token * TILE_ROW_BYTES), sum(token))
   }
   writeSums(code, inputs, tokens, 1)
   writeGates(code, each)
@@ -174,7 +174,7 @@ function writeTokens(code: Avx512Assembler, inputs: number, tokens: number): voi
 }
 
 /** The tile's outputs of some tokens, up to where they may meet a gate. */
-function writeSums(code: Avx512Assembler, inputs: number, tokens: number, half: Half): void {
+function writeSums(code: VectorAssembler, inputs: number, tokens: number, half: Half): void {
   const name = `${tokens} ${half}`
   const each = Array.from({ length: tokens }, (_, token) => token)
   const [vector] = [0] as const
@@ -186,16 +186,16 @@ function writeSums(code: Avx512Assembler, inputs: number, tokens: number, half: 
   code.testZero(rax)
   code.jumpIfZero(`product end ${name}`)
   code.load(rax, at(rsp, FRAME.bias + 8 * half))
-  code.loadWide(vector, at(rax))
+  code.loadVector(vector, at(rax))
   for (const token of each) {
-    code.addWide(sum(token), sum(token), vector)
+    code.addVector(sum(token), sum(token), vector)
   }
   code.jump(`product end ${name}`)
   code.label(`base ${name}`)
   code.load(rax, at(rsp, FRAME.base + 8 * half))
   code.load(rcx, at(rsp, FRAME.baseStride))
   for (const token of each) {
-    code.loadWide(sum(token), at(rax))
+    code.loadVector(sum(token), at(rax))
     code.add(rax, rcx)
   }
   code.label(`product end ${name}`)
@@ -209,13 +209,13 @@ function writeSums(code: Avx512Assembler, inputs: number, tokens: number, half: 
 }
 
 /** One tile times some tokens. rax: W; rdx: codes; rcx: scales and corrections. */
-function writeProduct(code: Avx512Assembler, inputs: number, tokens: number, half: Half): void {
+function writeProduct(code: VectorAssembler, inputs: number, tokens: number, half: Half): void {
   const name = `${tokens} ${half}`
   const each = Array.from({ length: tokens }, (_, token) => token)
   const scales = 4
   const work = workLayout(inputs)
   for (const token of each) {
-    code.zeroWide(sum(token))
+    code.zeroVector(sum(token))
   }
   code.load(rax, at(rsp, FRAME.weights + 8 * half))
   code.move(rdx, HELD.work)
@@ -223,21 +223,21 @@ function writeProduct(code: Avx512Assembler, inputs: number, tokens: number, hal
   code.smallConstant(r11, inputs / QUANTISED_BLOCK)
   code.label(`product ${name}`)
   for (const token of each) {
-    code.broadcastWide(whole(token), at(rcx, token * work.bytes + work.corrections))
+    code.broadcastVector(whole(token), at(rcx, token * work.bytes + work.corrections))
   }
   for (let group = 0; group < QUANTISED_BLOCK / GROUP_INPUTS; group++) {
     const weights = group % scales
-    code.loadWide(weights, at(rax, group * GROUP_BYTES))
+    code.loadVector(weights, at(rax, group * GROUP_BYTES))
     code.prefetch(at(rax, group * GROUP_BYTES + AHEAD_BYTES))
     for (const token of each) {
-      code.dotBytesBroadcast(whole(token), weights, at(rdx, token * work.bytes + group * GROUP_INPUTS))
+      code.dotCodes([whole(token)], [weights], at(rdx, token * work.bytes + group * GROUP_INPUTS))
     }
   }
-  code.loadWide(scales, at(rax, CODE_BYTES))
+  code.loadVector(scales, at(rax, CODE_BYTES))
   code.prefetch(at(rax, CODE_BYTES + AHEAD_BYTES))
   for (const token of each) {
-    code.intToFloatWide(whole(token), whole(token))
-    code.multiplyWide(whole(token), whole(token), scales)
+    code.intToFloat(whole(token), whole(token))
+    code.multiplyVector(whole(token), whole(token), scales)
     code.multiplyAddBroadcast(sum(token), whole(token), at(rcx, token * work.bytes + work.scales))
   }
   code.addConstant(rax, TILE_BLOCK_BYTES)
@@ -248,7 +248,7 @@ function writeProduct(code: Avx512Assembler, inputs: number, tokens: number, hal
 }
 
 /** `sum += B·(A·x)` where the token's adapter has the tile's part. A tile of B: groups of ranks, then sixteen float32 scales. */
-function writeAdapter(code: Avx512Assembler, inputs: number, token: number, name: string, half: Half): void {
+function writeAdapter(code: VectorAssembler, inputs: number, token: number, name: string, half: Half): void {
   const end = `adapter ${name} ${token} end`
   const [weights, product, rest] = [token & 1, whole(token), 2 + (token & 3)] as const
   const entry = (field: number) => at(rax, token * workLayout(inputs).bytes + field)
@@ -268,44 +268,44 @@ function writeAdapter(code: Avx512Assembler, inputs: number, token: number, name
   code.load(rsi, entry(ENTRY.b))
   code.add(rdx, rsi)
   code.load(rsi, entry(ENTRY.codes))
-  code.broadcastWide(product, entry(ENTRY.correction))
-  code.broadcastWide(rest, entry(ENTRY.restCorrection))
+  code.broadcastVector(product, entry(ENTRY.correction))
+  code.broadcastVector(rest, entry(ENTRY.restCorrection))
   code.label(`adapter ${name} ${token}`)
   code.prefetch({ base: rdx, offset: 0, index: r10, scale: 1 })
-  code.loadWide(weights, at(rdx))
-  code.dotBytesBroadcast(product, weights, at(rsi))
-  code.dotBytesBroadcast(rest, weights, at(rsi, LORA_CODES_BYTES))
+  code.loadVector(weights, at(rdx))
+  code.dotCodes([product], [weights], at(rsi))
+  code.dotCodes([rest], [weights], at(rsi, LORA_CODES_BYTES))
   code.addConstant(rdx, GROUP_BYTES)
   code.addConstant(rsi, GROUP_INPUTS)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero(`adapter ${name} ${token}`)
   code.prefetch({ base: rdx, offset: 0, index: r10, scale: 1 })
-  code.intToFloatWide(product, product)
-  code.intToFloatWide(rest, rest)
-  code.multiplyWide(product, product, at(rdx))
-  code.multiplyWide(rest, rest, at(rdx))
+  code.intToFloat(product, product)
+  code.intToFloat(rest, rest)
+  code.multiplyVector(product, product, at(rdx))
+  code.multiplyVector(rest, rest, at(rdx))
   code.multiplyAddBroadcast(sum(token), product, entry(ENTRY.scale))
   code.multiplyAddBroadcast(sum(token), rest, entry(ENTRY.restScale))
   code.label(end)
 }
 
 /** sum = g / (1 + e^-g) · sum, with g from the first tile. */
-function writeGates(code: Avx512Assembler, each: readonly number[]): void {
+function writeGates(code: VectorAssembler, each: readonly number[]): void {
   const [gate, power, one, temporary, other] = [0, 1, 2, 3, 4] as const
   code.addressOfLabel(r11, EXPONENTIAL_TABLE)
-  code.broadcastWide(one, at(r11, ONE_IN_TABLE))
+  code.broadcastVector(one, at(r11, ONE_IN_TABLE))
   for (const token of each) {
-    code.loadWide(gate, at(rsp, FRAME.gates + token * TILE_ROW_BYTES))
-    code.zeroWide(power)
-    code.subtractWide(power, power, gate)
+    code.loadVector(gate, at(rsp, FRAME.gates + token * TILE_ROW_BYTES))
+    code.zeroVector(power)
+    code.subtractVector(power, power, gate)
     writeExponential(code, power, r11, [temporary, other])
-    code.addWide(power, power, one)
-    code.divideWide(gate, gate, power)
-    code.multiplyWide(sum(token), sum(token), gate)
+    code.addVector(power, power, one)
+    code.divideVector(gate, gate, power)
+    code.multiplyVector(sum(token), sum(token), gate)
   }
 }
 
-function writeOutputs(code: Avx512Assembler, each: readonly number[]): void {
+function writeOutputs(code: VectorAssembler, each: readonly number[]): void {
   const name = `${each.length}`
   code.load(rax, at(HELD.argument, ARGUMENT.addTo))
   code.testZero(rax)
@@ -313,12 +313,12 @@ function writeOutputs(code: Avx512Assembler, each: readonly number[]): void {
   code.load(rax, at(rsp, FRAME.toAdd))
   code.add(rax, HELD.out)
   for (const token of each) {
-    code.addWide(sum(token), sum(token), at(rax))
+    code.addVector(sum(token), sum(token), at(rax))
     code.add(rax, HELD.outStride)
   }
   code.label(`outputs ${name}`)
   for (const token of each) {
-    code.storeWide(at(HELD.out), sum(token))
+    code.storeVector(at(HELD.out), sum(token))
     code.add(HELD.out, HELD.outStride)
   }
 }

@@ -7,7 +7,8 @@
  */
 
 import type { OrtLibrary } from '../library.ts'
-import { type Assembler, at, REG } from '../machine-code/assembler.ts'
+import { at, REG } from '../machine-code/assembler.ts'
+import type { Avx2Assembler } from '../machine-code/avx2.ts'
 import {
   type OpDescription,
   writeApiTable,
@@ -39,7 +40,7 @@ const FRAME = { bytes: 0x90, value: 0, base: 0x20, x: 0x28, rows: 0x30, shape: 0
 /** The same five as `row` sees them. */
 const ARGUMENT = { base: 0, x: 8, rows: 16, shape: 24, out: 32 }
 
-export function writeLoraKernel(code: Assembler, library: OrtLibrary, weights: KernelWeights): void {
+export function writeLoraKernel(code: Avx2Assembler, library: OrtLibrary, weights: KernelWeights): void {
   compute(code, library)
   row(code, weights)
 }
@@ -48,7 +49,7 @@ export function writeLoraKernel(code: Assembler, library: OrtLibrary, weights: K
  * `compute(kernel, context)`: inputs base `[…, N]`, x `[…, K]`, rows int64 `[3 + rows]` (their count, the output's first two
  * sizes, then each one's adapter), shape int64 `[3]` (K, N, offset of this group in an adapter's table); output `[a, b, N]`.
  */
-function compute(code: Assembler, library: OrtLibrary): void {
+function compute(code: Avx2Assembler, library: OrtLibrary): void {
   const { rax, rdx, rbx, rsp, rbp, rsi, r12, r13, r14 } = REG
   const places = { context: r12, api: r13, scratch: FRAME.value }
   const saved = [rbp, rbx, r12, r13, r14]
@@ -83,7 +84,7 @@ function compute(code: Assembler, library: OrtLibrary): void {
 }
 
 /** `row(argument, index)`: one row. rbx: the adapter's group record; r9: K; r12: x; r14: out; the stack holds `A·x`. */
-function row(code: Assembler, weights: KernelWeights): void {
+function row(code: Avx2Assembler, weights: KernelWeights): void {
   const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
   const scratch = SCRATCH_RANKS * 4 + 8
   const saved = [rbp, rbx, r12, r13, r14, r15]
@@ -168,22 +169,22 @@ function row(code: Assembler, weights: KernelWeights): void {
 
 /** `sum += broadcast · weights[base + offset …]`, eight weights; `temporary` holds them widened. */
 function multiplyWeights(
-  code: Assembler,
+  code: Avx2Assembler,
   weights: KernelWeights,
   operands: { sum: number; broadcast: number; base: number; offset: number; temporary: number },
 ): void {
   const { sum, broadcast, base, offset, temporary } = operands
   if (weights === 'f32') {
-    code.fusedMultiplyAdd(sum, broadcast, at(base, offset))
+    code.multiplyAddVector(sum, broadcast, at(base, offset))
     return
   }
-  code.widenInt8(temporary, at(base, offset))
+  code.widenBytes(temporary, at(base, offset))
   code.intToFloat(temporary, temporary)
-  code.fusedMultiplyAdd(sum, broadcast, temporary)
+  code.multiplyAddVector(sum, broadcast, temporary)
 }
 
 /** Sixteen ranks of A times x; four steps of K at once, so that eight independent sums hide the multiply-add's latency. */
-function project(code: Assembler, weights: KernelWeights): void {
+function project(code: Avx2Assembler, weights: KernelWeights): void {
   const { rcx, rdx, rdi, r8, r9, r12, r15 } = REG
   const stepsAtOnce = 4
   const perStep = RANKS_PER_BLOCK / LANES
@@ -196,7 +197,7 @@ function project(code: Assembler, weights: KernelWeights): void {
   code.label('inputs')
   for (let step = 0; step < stepsAtOnce; step++) {
     const broadcast = 8 + (step & 1)
-    code.broadcast(broadcast, at(rdx, 4 * step))
+    code.broadcastVector(broadcast, at(rdx, 4 * step))
     for (let part = 0; part < perStep; part++) {
       const sum = step * perStep + part
       const offset = step * stepBytes + part * LANES * WEIGHT_BYTES[weights]
@@ -217,7 +218,7 @@ function project(code: Assembler, weights: KernelWeights): void {
 }
 
 /** r10 blocks of `width` outputs: B's block is `[rank][width]`; r11 is the rank, r8 the scratch, rsi the outputs' scales. */
-function expand(code: Assembler, weights: KernelWeights, label: string, width: number): void {
+function expand(code: Avx2Assembler, weights: KernelWeights, label: string, width: number): void {
   const { rcx, rdx, rdi, rsi, r8, r10, r11, r15 } = REG
   const vectors = width / LANES
   code.testZero(r10)
@@ -229,7 +230,7 @@ function expand(code: Assembler, weights: KernelWeights, label: string, width: n
   code.move(rcx, r11)
   code.move(rdx, r8)
   code.label(`${label} ranks`)
-  code.broadcast(8, at(rdx))
+  code.broadcastVector(8, at(rdx))
   for (let vector = 0; vector < vectors; vector++) {
     const offset = vector * LANES * WEIGHT_BYTES[weights]
     multiplyWeights(code, weights, { sum: vector, broadcast: 8, base: r15, offset, temporary: 9 + (vector & 3) })

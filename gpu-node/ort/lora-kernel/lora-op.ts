@@ -5,7 +5,7 @@
 
 import koffi from 'koffi'
 import type { OrtLibrary } from '../library.ts'
-import { Assembler } from '../machine-code/assembler.ts'
+import { Avx2Assembler } from '../machine-code/avx2.ts'
 import { canRunMachineCode, installOp, OP_DOMAIN } from '../machine-code/custom-op.ts'
 import { LORA_DESCRIPTION, writeLoraKernel } from './kernel-code.ts'
 import { type KernelWeights, OUTS_PER_BLOCK, type PackedGroup } from './kernel-layout.ts'
@@ -22,7 +22,7 @@ export function installLoraOp(library: OrtLibrary, weights: KernelWeights): bigi
   if (!canRunLoraKernel()) {
     return undefined
   }
-  const code = new Assembler()
+  const code = new Avx2Assembler()
   return installOp(code, LORA_DESCRIPTION, () => writeLoraKernel(code, library, weights))
 }
 

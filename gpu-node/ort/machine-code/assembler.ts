@@ -1,6 +1,6 @@
 /**
- * Emits the few x86-64 instructions that the kernels need (Intel SDM vol. 2): 64-bit integer code, AVX2 and FMA3 with
- * VEX encoding, always 256-bit. Knows encodings only, not what the code computes.
+ * Emits the few x86-64 instructions that the kernels need (Intel SDM vol. 2): 64-bit integer code, labels and data; vectors are
+ * added by `vector-assembler.ts`. Knows encodings only, not what the code computes.
  */
 
 import { RingletError } from '../../../shared/errors.ts'
@@ -36,26 +36,6 @@ export interface Memory {
 export function at(base: number, offset = 0): Memory {
   return { base, offset }
 }
-
-/** Opcode maps and mandatory prefixes of VEX: `0F` = 1, `0F38` = 2; none = 0, `66` = 1, `F3` = 2. */
-interface VexOpcode {
-  map: 1 | 2
-  prefix: 0 | 1 | 2
-  opcode: number
-}
-
-const VEX = {
-  addPs: { map: 1, prefix: 0, opcode: 0x58 },
-  mulPs: { map: 1, prefix: 0, opcode: 0x59 },
-  xorPs: { map: 1, prefix: 0, opcode: 0x57 },
-  loadPs: { map: 1, prefix: 0, opcode: 0x10 },
-  storeSs: { map: 1, prefix: 2, opcode: 0x11 },
-  storePs: { map: 1, prefix: 0, opcode: 0x11 },
-  intToPs: { map: 1, prefix: 0, opcode: 0x5b },
-  broadcast: { map: 2, prefix: 1, opcode: 0x18 },
-  widenInt8: { map: 2, prefix: 1, opcode: 0x21 },
-  fmadd231Ps: { map: 2, prefix: 1, opcode: 0xb8 },
-} as const satisfies Record<string, VexOpcode>
 
 export class Assembler {
   readonly #bytes: number[] = []
@@ -279,55 +259,6 @@ export class Assembler {
     this.#reference(label)
   }
 
-  zeroVector(to: number): void {
-    this.#vector(VEX.xorPs, to, to, to)
-  }
-
-  addVector(to: number, a: number, b: number | Memory): void {
-    this.#vector(VEX.addPs, to, a, b)
-  }
-
-  multiplyVector(to: number, a: number, b: number | Memory): void {
-    this.#vector(VEX.mulPs, to, a, b)
-  }
-
-  loadVector(to: number, from: Memory): void {
-    this.#vector(VEX.loadPs, to, 0, from)
-  }
-
-  storeVector(to: Memory, from: number): void {
-    this.#vector(VEX.storePs, from, 0, to)
-  }
-
-  /** One float into all eight lanes. */
-  broadcast(to: number, from: Memory): void {
-    this.#vector(VEX.broadcast, to, 0, from)
-  }
-
-  /** Eight signed bytes into eight int32. */
-  widenInt8(to: number, from: Memory): void {
-    this.#vector(VEX.widenInt8, to, 0, from)
-  }
-
-  intToFloat(to: number, from: number): void {
-    this.#vector(VEX.intToPs, to, 0, from)
-  }
-
-  /** `sum += a·b`. */
-  fusedMultiplyAdd(sum: number, a: number, b: number | Memory): void {
-    this.#vector(VEX.fmadd231Ps, sum, a, b)
-  }
-
-  /** The lowest float of a vector. */
-  storeFloat(to: Memory, from: number): void {
-    this.#vector(VEX.storeSs, from, 0, to)
-  }
-
-  /** Before code that may use SSE: avoids its transition penalty. */
-  zeroUpper(): void {
-    this.emit(0xc5, 0xf8, 0x77)
-  }
-
   protected emit(...bytes: number[]): void {
     this.#bytes.push(...bytes)
   }
@@ -345,15 +276,6 @@ export class Assembler {
   #integer(opcode: readonly number[], register: number, operand: number | Memory, wide = true): void {
     const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
     this.emit((wide ? 0x48 : 0x40) | ((register >> 3) << 2) | (((index ?? 0) >> 3) << 1) | (base >> 3), ...opcode)
-    this.operands(register, operand)
-  }
-
-  /** Three-byte VEX prefix (SDM vol. 2, 2.3.5): register bits and vvvv are inverted. */
-  #vector({ map, prefix, opcode }: VexOpcode, register: number, second: number, operand: number | Memory): void {
-    const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
-    const high = (number: number) => (~number >> 3) & 1
-    this.emit(0xc4, (high(register) << 7) | (high(index ?? 0) << 6) | (high(base) << 5) | map)
-    this.emit(((~second & 15) << 3) | 4 | prefix, opcode)
     this.operands(register, operand)
   }
 

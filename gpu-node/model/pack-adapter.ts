@@ -4,7 +4,7 @@
  */
 
 import { RingletError } from '../../shared/errors.ts'
-import { canRunLinearKernel } from '../ort/linear-kernel/linear-op.ts'
+import { linearSets } from '../ort/linear-kernel/linear-op.ts'
 import { kernelObjection, type PackedGroup, packGroup } from '../ort/lora-kernel/kernel-layout.ts'
 import { canRunLoraKernel } from '../ort/lora-kernel/lora-op.ts'
 import { packTiled, type TiledGroup, tiledObjection } from '../ort/lora-kernel/tiled-layout.ts'
@@ -28,7 +28,7 @@ export function adapterLayout(weights: WeightFormat, decoder: DecoderSpec): Adap
   if (!canRunLoraKernel()) {
     return 'graph'
   }
-  if (canRunLinearKernel() && isFused({ weights, tiled: true }, planWeights(decoder))) {
+  if (linearSets().length > 0 && isFused({ weights, tiled: true }, planWeights(decoder))) {
     return 'kernel-tiled'
   }
   return weights === 'f32' ? 'kernel-f32' : 'kernel-int8'

@@ -1,7 +1,8 @@
 /**
  * The machine code of the operator `LinearInt8K<inputs>`: `y = x·Wᵀ` with W in int8 (`linear-layout.ts`), x quantised to int8 in
  * blocks of 32, each token by itself; with what a decoder has around its products: the norm before them, bias, a sum that the
- * product joins, the gate of a feed-forward branch, and what each token's adapter adds. x86-64 with AVX-512 VNNI.
+ * product joins, the gate of a feed-forward branch, and what each token's adapter adds. x86-64 with AVX-512 VNNI
+ * or AVX2.
  *
  * A token's numbers come from the same instructions in the same order however many tokens run beside it, so its bits do not
  * depend on its batch mates. Tiles go to ONNX Runtime's own pool; a tile's weights are read from memory once for all tokens.
@@ -92,7 +93,7 @@ function writeCompute(code: VectorAssembler, library: OrtLibrary, inputs: number
   code.shiftRight(r15, Math.log2(TILE_OUTPUTS))
   const out = { index: 0, shape: FRAME.outShape, dimensions: 3, place: argument(ARGUMENT.out) }
   writeOutputAddress(code, places, out)
-  code.smallConstant(rax, workLayout(inputs).bytes)
+  code.smallConstant(rax, workLayout(inputs, code.xBytes).bytes)
   code.multiply(rax, r14)
   code.store(at(rsp, FRAME.workShape), rax)
   const work = { index: 1, shape: FRAME.workShape, dimensions: 1, place: argument(ARGUMENT.work) }

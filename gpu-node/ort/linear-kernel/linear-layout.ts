@@ -92,24 +92,35 @@ export const ENTRY = {
   restCorrection: 36,
   bytes: 40,
 } as const
-export const LORA_CODES_BYTES = MOST_RANKS + MOST_PARTS * TILE_OUTPUTS
+const MOST_LORA_CODES = MOST_RANKS + MOST_PARTS * TILE_OUTPUTS
 /** Steps of the second codes in one of the first. */
 export const REST_STEPS = 254
 
 /**
- * Working memory of a token: K codes of x; of each block of them a float32 scale, and -128 · Σ codes as int32. For adapters: K codes
- * of what the first ones rounded off, and their corrections; an entry a part; the codes of A·x, the first and then the second ones.
+ * Working memory of a token: K codes of x, of `xBytes` each (`VectorAssembler`); of each block of them a float32 scale, and -128 · Σ codes as int32. For adapters: K codes
+ * of what the first ones rounded off, and their corrections; an entry a part; the codes of A·x, and `loraRests` behind each of them
+ * the second one.
  */
-export function workLayout(inputs: number) {
-  const scales = inputs
+export function workLayout(inputs: number, xBytes: 1 | 2) {
+  const scales = inputs * xBytes
   const corrections = scales + (inputs / QUANTISED_BLOCK) * 4
   const rests = corrections + (inputs / QUANTISED_BLOCK) * 4
-  const restCorrections = rests + inputs
+  const restCorrections = rests + inputs * xBytes
   const entries = restCorrections + (inputs / QUANTISED_BLOCK) * 4
   const loraCodes = entries + MOST_PARTS * ENTRY.bytes
-  const end = Math.ceil((loraCodes + 2 * LORA_CODES_BYTES) / 64) * 64
+  const loraRests = MOST_LORA_CODES * xBytes
+  const end = Math.ceil((loraCodes + 2 * loraRests) / 64) * 64
   // Tokens a power of two apart would share few sets of a cache.
-  return { scales, corrections, rests, restCorrections, entries, loraCodes, bytes: end % 1024 === 0 ? end + 64 : end }
+  return {
+    scales,
+    corrections,
+    rests,
+    restCorrections,
+    entries,
+    loraCodes,
+    loraRests,
+    bytes: end % 1024 === 0 ? end + 64 : end,
+  }
 }
 
 export function fitsLinearKernel(inFeatures: number, outFeatures: number): boolean {

@@ -1,12 +1,13 @@
 /** The int8 product as operators, one for each number of inputs that a model has. */
 
 import type { OrtLibrary } from '../library.ts'
-import { Avx512Assembler } from '../machine-code/avx512.ts'
-import { canRunMachineCode, installOp } from '../machine-code/custom-op.ts'
+import { installOp } from '../machine-code/custom-op.ts'
+import { type InstructionSet, instructionSets } from '../machine-code/instruction-sets.ts'
 import { linearDescription, writeLinearKernel } from './linear-code.ts'
 
-export function canRunLinearKernel(platform: string = process.platform, arch: string = process.arch): boolean {
-  return canRunMachineCode(['avx512f', 'avx512bw', 'avx512dq', 'avx512_vnni'], platform, arch)
+/** For which the product can be written on this machine, the best first; none: it cannot run. */
+export function linearSets(platform: string = process.platform, arch: string = process.arch): InstructionSet[] {
+  return instructionSets(['avx512bw', 'avx512dq', 'avx512_vnni'], platform, arch)
 }
 
 /** How graphs name the operator. */
@@ -15,10 +16,11 @@ export function linearOpType(inputs: number): string {
 }
 
 /** The operator's address, for `createOpDomain`; `undefined` where it cannot run. */
-export function installLinearOp(library: OrtLibrary, inputs: number): bigint | undefined {
-  if (!canRunLinearKernel()) {
-    return undefined
-  }
-  const code = new Avx512Assembler()
-  return installOp(code, linearDescription(inputs), () => writeLinearKernel(code, library, inputs))
+export function installLinearOp(
+  library: OrtLibrary,
+  inputs: number,
+  set: InstructionSet | undefined = linearSets()[0],
+): bigint | undefined {
+  const code = set?.assembler()
+  return code && installOp(code, linearDescription(inputs), () => writeLinearKernel(code, library, inputs))
 }

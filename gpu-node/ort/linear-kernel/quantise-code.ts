@@ -15,7 +15,6 @@ import {
   floatBits,
   GROUP_BYTES,
   GROUP_INPUTS,
-  LORA_CODES_BYTES,
   MOST_PARTS,
   MOST_RANKS,
   REST_STEPS,
@@ -23,19 +22,20 @@ import {
   TILE_OUTPUTS,
   workLayout,
 } from './linear-layout.ts'
+import { quantiseRegisters } from './registers.ts'
 
 const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
 /** Held through the function: the argument, the token's working memory. */
 const HELD = { argument: r12, work: r13 } as const
-const LANES = 16
-const VECTOR_BYTES = LANES * 4
 /**
  * Constants in vectors: all bits but the sign; the least that a largest magnitude counts as; 127; 1 / 127; the norm's factor; steps
  * of second codes in one of first codes.
  */
 const [SIGN, TINY, MOST, STEP, NORM, REST] = [5, 6, 7, 8, 9, 10] as const
+/** Of a tile, and of ranks. */
+const TILE_ROW_BYTES = TILE_OUTPUTS * 4
 /** On the stack: A·x, and one part of it alone; both with a vector more. */
-const FRAME = { ranks: 0, part: (MOST_RANKS + LANES) * 4, bytes: 2 * (MOST_RANKS + LANES) * 4 }
+const FRAME = { ranks: 0, part: MOST_RANKS * 4 + TILE_ROW_BYTES, bytes: 2 * (MOST_RANKS * 4 + TILE_ROW_BYTES) }
 const PART_MASK = 'part mask'
 /** A is read once a token, from memory: as far ahead as W (`tile-code.ts`). */
 const AHEAD_BYTES = 2048
@@ -52,7 +52,7 @@ export function writeQuantise(code: VectorAssembler, inputs: number): void {
   code.move(HELD.argument, rdi)
   code.move(rbp, rsi)
   code.move(rax, rsi)
-  code.smallConstant(rcx, workLayout(inputs).bytes)
+  code.smallConstant(rcx, workLayout(inputs, code.xBytes).bytes)
   code.multiply(rax, rcx)
   code.load(HELD.work, at(rdi, ARGUMENT.work))
   code.add(HELD.work, rax)
@@ -61,15 +61,7 @@ export function writeQuantise(code: VectorAssembler, inputs: number): void {
   code.multiply(rax, rcx)
   code.load(rdx, at(rdi, ARGUMENT.x))
   code.add(rdx, rax)
-  const constant = (vector: number, bits: number): void => {
-    code.smallConstant(rax, bits)
-    code.broadcastRegister(vector, rax)
-  }
-  constant(SIGN, 0x7fffffff)
-  constant(TINY, floatBits(1e-30))
-  constant(MOST, floatBits(127))
-  constant(STEP, floatBits(1 / 127))
-  constant(REST, floatBits(REST_STEPS))
+  writeConstants(code)
   code.load(r11, at(HELD.argument, ARGUMENT.norm))
   code.testZero(r11)
   code.jumpIfZero('quantise plain')
@@ -88,86 +80,120 @@ export function writeQuantise(code: VectorAssembler, inputs: number): void {
   code.ret()
   code.align(16)
   code.label(PART_MASK)
-  for (let lane = 0; lane < 2 * LANES; lane++) {
-    code.word(lane < LANES ? 0xffffffff : 0)
+  for (let lane = 0; lane < 2 * code.lanes; lane++) {
+    code.word(lane < code.lanes ? 0xffffffff : 0)
   }
 }
 
-/** NORM = 1 / √(mean of x² + ε); rdx: x, kept. */
+function writeConstant(code: VectorAssembler, vector: number, bits: number): void {
+  code.smallConstant(rax, bits)
+  code.broadcastRegister(vector, rax)
+}
+
+function writeConstants(code: VectorAssembler): void {
+  writeConstant(code, SIGN, 0x7fffffff)
+  writeConstant(code, TINY, floatBits(1e-30))
+  writeConstant(code, MOST, floatBits(127))
+  writeConstant(code, STEP, floatBits(1 / 127))
+  writeConstant(code, REST, floatBits(REST_STEPS))
+}
+
+/** NORM = 1 / √(mean of x² + ε); rdx: x, kept. The sums are the same with eight lanes as with sixteen, bit for bit. */
 function writeNormFactor(code: VectorAssembler, inputs: number): void {
-  const [low, high, sum, other] = [0, 1, 2, 3] as const
-  code.zeroVector(sum)
-  code.zeroVector(other)
+  const { values, squares } = quantiseRegisters(code.lanes)
+  const [low, high] = [values[0]!, values[1]!]
+  const [sum, other] = [squares[0]!, squares[1]!]
+  for (const square of squares) {
+    code.zeroVector(square)
+  }
   code.move(rsi, rdx)
-  code.smallConstant(rcx, inputs / (2 * LANES))
+  code.smallConstant(rcx, inputs / QUANTISED_BLOCK)
   code.label('norm')
-  code.loadVector(low, at(rsi, 0))
-  code.loadVector(high, at(rsi, VECTOR_BYTES))
-  code.multiplyAddVector(sum, low, low)
-  code.multiplyAddVector(other, high, high)
-  code.addConstant(rsi, 2 * VECTOR_BYTES)
+  for (const [i, value] of values.entries()) {
+    code.loadVector(value, at(rsi, i * code.lanes * 4))
+  }
+  for (const [i, value] of values.entries()) {
+    code.multiplyAddVector(squares[i]!, value, value)
+  }
+  code.addConstant(rsi, QUANTISED_BLOCK * 4)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero('norm')
-  code.addVector(sum, sum, other)
+  for (let half = squares.length / 2; half >= 1; half /= 2) {
+    for (let i = 0; i < half; i++) {
+      code.addVector(squares[i]!, squares[i]!, squares[i + half]!)
+    }
+  }
   acrossLanes(code, sum, other, (to, a, b) => code.addVector(to, a, b))
-  code.smallConstant(rax, floatBits(1 / inputs))
-  code.broadcastRegister(other, rax)
+  writeConstant(code, other, floatBits(1 / inputs))
   code.load(rax, at(HELD.argument, ARGUMENT.shape))
   code.broadcastVector(low, at(rax, SHAPE_WORDS.epsilon * 8))
   code.multiplyAddVector(low, sum, other)
   code.squareRootVector(low, low)
-  code.smallConstant(rax, floatBits(1))
-  code.broadcastRegister(high, rax)
+  writeConstant(code, high, floatBits(1))
   code.divideVector(NORM, high, low)
 }
 
 /** Codes with 127 at each block's largest magnitude. rdx: x; r11: the norm's weights. */
 function writeBlocks(code: VectorAssembler, inputs: number, normed: boolean): void {
-  const [low, high, largest, other, lowCodes, highCodes] = [0, 1, 2, 3, 11, 12] as const
-  const work = workLayout(inputs)
+  const { values, largest, step } = quantiseRegisters(code.lanes)
+  const work = workLayout(inputs, code.xBytes)
   const label = `quantise ${normed ? 'normed' : 'plain'} block`
+  const place = (i: number): number => i * code.lanes * 4
   code.move(r8, HELD.work)
   code.move(rsi, HELD.work)
   code.smallConstant(rcx, inputs / QUANTISED_BLOCK)
   code.label(label)
-  code.loadVector(low, at(rdx, 0))
-  code.loadVector(high, at(rdx, VECTOR_BYTES))
+  for (const [i, value] of values.entries()) {
+    code.loadVector(value, at(rdx, place(i)))
+  }
   if (normed) {
-    code.multiplyVector(low, low, NORM)
-    code.multiplyVector(high, high, NORM)
-    code.multiplyVector(low, low, at(r11, 0))
-    code.multiplyVector(high, high, at(r11, VECTOR_BYTES))
+    for (const value of values) {
+      code.multiplyVector(value, value, NORM)
+    }
+    for (const [i, value] of values.entries()) {
+      code.multiplyVector(value, value, at(r11, place(i)))
+    }
     code.addConstant(r11, QUANTISED_BLOCK * 4)
   }
-  code.andVector(largest, low, SIGN)
-  code.andVector(other, high, SIGN)
-  code.maximumVector(largest, largest, other)
-  writeSteps(code, largest, other)
-  code.storeFloat(at(rsi, work.scales), other)
-  code.multiplyVector(low, low, largest)
-  code.multiplyVector(high, high, largest)
-  writeCodes(code, low, lowCodes, at(r8, 0))
-  writeCodes(code, high, highCodes, at(r8, QUANTISED_BLOCK / 2))
-  code.addIntVector(lowCodes, lowCodes, highCodes)
-  writeCorrection(code, lowCodes, highCodes)
-  code.storeFloat(at(rsi, work.corrections), highCodes)
-  writeCodes(code, low, lowCodes, at(r8, work.rests))
-  writeCodes(code, high, highCodes, at(r8, work.rests + QUANTISED_BLOCK / 2))
-  code.addIntVector(lowCodes, lowCodes, highCodes)
-  writeCorrection(code, lowCodes, highCodes)
-  code.storeFloat(at(rsi, work.restCorrections), highCodes)
+  for (const [i, value] of values.entries()) {
+    code.andVector(i === 0 ? largest : step, value, SIGN)
+    if (i > 0) {
+      code.maximumVector(largest, largest, step)
+    }
+  }
+  writeSteps(code, largest, step)
+  code.storeFloat(at(rsi, work.scales), step)
+  for (const value of values) {
+    code.multiplyVector(value, value, largest)
+  }
+  writeBlockCodes(code, 0, work.corrections)
+  writeBlockCodes(code, work.rests, work.restCorrections)
   code.addConstant(rdx, QUANTISED_BLOCK * 4)
-  code.addConstant(r8, QUANTISED_BLOCK)
+  code.addConstant(r8, QUANTISED_BLOCK * code.xBytes)
   code.addConstant(rsi, 4)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero(label)
 }
 
+/** A block's first or second codes, and their correction. r8, rsi: as in `writeBlocks`. */
+function writeBlockCodes(code: VectorAssembler, place: number, correction: number): void {
+  const { values, codes } = quantiseRegisters(code.lanes)
+  const [sum, other] = [codes[0]!, codes[1]!]
+  for (const [i, value] of values.entries()) {
+    writeCodes(code, value, codes[i]!, at(r8, place + i * code.lanes * code.xBytes))
+    if (i > 0) {
+      code.addIntVector(sum, sum, codes[i]!)
+    }
+  }
+  writeCorrection(code, sum, other)
+  code.storeFloat(at(rsi, correction), other)
+}
+
 /** `codes` = `values`, rounded; `values` becomes what was rounded off, in steps of the second codes. */
 function writeCodes(code: VectorAssembler, values: number, codes: number, place: Memory): void {
-  const rounded = 13
+  const { rounded } = quantiseRegisters(code.lanes)
   code.floatToInt(codes, values)
-  code.narrowToBytes(place, codes)
+  code.storeX(place, codes)
   code.intToFloat(rounded, codes)
   code.subtractVector(values, values, rounded)
   code.multiplyVector(values, values, REST)
@@ -192,7 +218,7 @@ function writeCorrection(code: VectorAssembler, sum: number, correction: number)
 
 /** The token's entries, from its adapter's record. rbp: the token. */
 function writeAdapter(code: VectorAssembler, inputs: number): void {
-  const work = workLayout(inputs)
+  const work = workLayout(inputs, code.xBytes)
   code.load(rax, at(HELD.argument, ARGUMENT.rows))
   code.testZero(rax)
   code.jumpIfZero('adapter end')
@@ -213,53 +239,71 @@ function writeAdapter(code: VectorAssembler, inputs: number): void {
   code.move(r14, HELD.work)
   code.addConstant(r14, work.loraCodes)
   for (let part = 0; part < MOST_PARTS; part++) {
-    writePart(code, part, work.entries + part * ENTRY.bytes)
+    writePart(code, part, work.entries + part * ENTRY.bytes, work.loraRests)
   }
   code.label('adapter end')
 }
 
 /** A·x, sixteen ranks at a time; rbx: the record; r9: blocks of ranks. */
 function writeProjection(code: VectorAssembler, inputs: number): void {
-  const work = workLayout(inputs)
+  const work = workLayout(inputs, code.xBytes)
   const groups = QUANTISED_BLOCK / GROUP_INPUTS
-  const [sum, whole, rest, restStep] = [0, 1, 4, 11] as const
-  code.smallConstant(rax, floatBits(1 / REST_STEPS))
-  code.broadcastRegister(restStep, rax)
+  const { sum, whole, rest, weights, restStep, keepsConstants } = quantiseRegisters(code.lanes).projection
+  const units = [...sum.keys()]
+  const place = (unit: number): number => unit * code.lanes * 4
+  code.holdDots()
+  writeConstant(code, restStep, floatBits(1 / REST_STEPS))
   code.load(r8, at(rbx, RECORD.a * 8))
   code.move(r10, rsp)
   code.label('project')
-  code.zeroVector(sum)
+  for (const vector of sum) {
+    code.zeroVector(vector)
+  }
   code.move(rdx, HELD.work)
   code.move(rsi, HELD.work)
   code.smallConstant(rcx, inputs / QUANTISED_BLOCK)
   code.label('project block')
-  code.broadcastVector(whole, at(rsi, work.corrections))
-  code.broadcastVector(rest, at(rsi, work.restCorrections))
-  for (let group = 0; group < groups; group++) {
-    const weights = 2 + (group & 1)
-    code.loadVector(weights, at(r8, group * GROUP_BYTES))
-    code.prefetch(at(r8, group * GROUP_BYTES + AHEAD_BYTES))
-    code.dotCodes([whole], [weights], at(rdx, group * GROUP_INPUTS))
-    code.dotCodes([rest], [weights], at(rdx, work.rests + group * GROUP_INPUTS))
+  for (const unit of units) {
+    code.broadcastVector(whole[unit]!, at(rsi, work.corrections))
+    code.broadcastVector(rest[unit]!, at(rsi, work.restCorrections))
   }
-  code.intToFloat(whole, whole)
-  code.intToFloat(rest, rest)
-  code.multiplyAddVector(whole, rest, restStep)
-  code.multiplyAddBroadcast(sum, whole, at(rsi, work.scales))
+  for (let group = 0; group < groups; group++) {
+    const codes = units.map((unit) => weights(group, unit))
+    for (const unit of units) {
+      code.loadCodes(codes[unit]!, at(r8, group * GROUP_BYTES + place(unit)))
+    }
+    code.prefetch(at(r8, group * GROUP_BYTES + AHEAD_BYTES))
+    const x = group * GROUP_INPUTS * code.xBytes
+    code.dotCodes(whole, codes, at(rdx, x))
+    code.dotCodes(rest, codes, at(rdx, work.rests + x))
+  }
+  for (const unit of units) {
+    code.intToFloat(whole[unit]!, whole[unit]!)
+    code.intToFloat(rest[unit]!, rest[unit]!)
+    code.multiplyAddVector(whole[unit]!, rest[unit]!, restStep)
+    code.multiplyAddBroadcast(sum[unit]!, whole[unit]!, at(rsi, work.scales))
+  }
   code.addConstant(r8, groups * GROUP_BYTES)
-  code.addConstant(rdx, QUANTISED_BLOCK)
+  code.addConstant(rdx, QUANTISED_BLOCK * code.xBytes)
   code.addConstant(rsi, 4)
   code.subtractConstant(rcx, 1)
   code.jumpIfNotZero('project block')
-  code.storeVector(at(r10, FRAME.ranks), sum)
-  code.addConstant(r10, VECTOR_BYTES)
+  for (const unit of units) {
+    code.storeVector(at(r10, FRAME.ranks + place(unit)), sum[unit]!)
+  }
+  code.addConstant(r10, TILE_ROW_BYTES)
   code.subtractConstant(r9, 1)
   code.jumpIfNotZero('project')
+  if (!keepsConstants) {
+    writeConstants(code)
+  }
 }
 
 /** One part's ranks as codes of one step; r14: where codes go, moved on. */
-function writePart(code: VectorAssembler, part: number, entry: number): void {
-  const [values, largest, step, sum, restSum, restStep, codes] = [0, 1, 2, 3, 11, 12, 14] as const
+function writePart(code: VectorAssembler, part: number, entry: number, loraRests: number): void {
+  const [values, largest, step, sum, restSum, restStep] = [0, 1, 2, 3, 11, 12] as const
+  const codes = quantiseRegisters(code.lanes).partCodes
+  const [lanes, vectorBytes] = [code.lanes, code.lanes * 4]
   const record = (field: number) => at(rbx, (RECORD.parts + part * RECORD.partWords + field) * 8)
   const end = `part ${part} end`
   code.load(rcx, record(RECORD.partGroups))
@@ -272,8 +316,8 @@ function writePart(code: VectorAssembler, part: number, entry: number): void {
   // rsi: the part's ranks; rdi: its copy; rcx: ranks left; r9: their vectors
   code.shiftLeft(rcx, Math.log2(GROUP_INPUTS))
   code.move(r9, rcx)
-  code.addConstant(r9, LANES - 1)
-  code.shiftRight(r9, Math.log2(LANES))
+  code.addConstant(r9, lanes - 1)
+  code.shiftRight(r9, Math.log2(lanes))
   code.move(r8, r9)
   code.load(rsi, record(RECORD.partRank))
   code.shiftLeft(rsi, 2)
@@ -282,13 +326,13 @@ function writePart(code: VectorAssembler, part: number, entry: number): void {
   code.zeroVector(largest)
   code.label(`part ${part} largest`)
   // r11: lanes of this vector that are another part's
-  code.smallConstant(r11, LANES)
+  code.smallConstant(r11, lanes)
   code.compare(rcx, r11)
   code.jumpIfNotBelow(`part ${part} whole`)
   code.move(r11, rcx)
   code.label(`part ${part} whole`)
   code.addressOfLabel(r10, PART_MASK)
-  code.addConstant(r10, VECTOR_BYTES)
+  code.addConstant(r10, vectorBytes)
   code.move(rax, r11)
   code.shiftLeft(rax, 2)
   code.subtract(r10, rax)
@@ -297,15 +341,14 @@ function writePart(code: VectorAssembler, part: number, entry: number): void {
   code.storeVector(at(rdi, FRAME.part), values)
   code.andVector(values, values, SIGN)
   code.maximumVector(largest, largest, values)
-  code.addConstant(rsi, VECTOR_BYTES)
-  code.addConstant(rdi, VECTOR_BYTES)
+  code.addConstant(rsi, vectorBytes)
+  code.addConstant(rdi, vectorBytes)
   code.subtract(rcx, r11)
   code.subtractConstant(r8, 1)
   code.jumpIfNotZero(`part ${part} largest`)
   writeSteps(code, largest, step)
   code.storeFloat(at(HELD.work, entry + ENTRY.scale), step)
-  code.smallConstant(rax, floatBits(1 / REST_STEPS))
-  code.broadcastRegister(restStep, rax)
+  writeConstant(code, restStep, floatBits(1 / REST_STEPS))
   code.multiplyVector(step, step, restStep)
   code.storeFloat(at(HELD.work, entry + ENTRY.restScale), step)
   code.zeroVector(sum)
@@ -315,10 +358,10 @@ function writePart(code: VectorAssembler, part: number, entry: number): void {
   code.multiplyVector(values, largest, at(rdi, FRAME.part))
   writeCodes(code, values, codes, at(r14, 0))
   code.addIntVector(sum, sum, codes)
-  writeCodes(code, values, codes, at(r14, LORA_CODES_BYTES))
+  writeCodes(code, values, codes, at(r14, loraRests))
   code.addIntVector(restSum, restSum, codes)
-  code.addConstant(rdi, VECTOR_BYTES)
-  code.addConstant(r14, TILE_OUTPUTS)
+  code.addConstant(rdi, vectorBytes)
+  code.addConstant(r14, lanes * code.xBytes)
   code.subtractConstant(r9, 1)
   code.jumpIfNotZero(`part ${part} codes`)
   writeCorrection(code, sum, values)

@@ -18,6 +18,7 @@ export class Avx512Assembler extends VectorAssembler {
   readonly vectors = 32
   readonly vectorsBesideDots = 32
   readonly codeVectors = 1
+  readonly xBytes = 1
   /** e^-100 is nothing beside 1. */
   readonly exponents = { least: -100 }
 
@@ -37,21 +38,16 @@ export class Avx512Assembler extends VectorAssembler {
     this.encode(EVEX.multiplyThenAdd, value, factor, b, true)
   }
 
-  narrowToBytes(to: Memory, from: number): void {
-    this.encode(EVEX.narrowToBytes, from, 0, to)
-  }
-
   holdDots(): void {
     // VNNI needs no constants.
   }
 
-  loadCodes(to: number, from: Memory): void {
-    this.loadVector(to, from)
+  storeX(to: Memory, from: number): void {
+    this.encode(EVEX.narrowToBytes, from, 0, to)
   }
 
-  /** Codes are multiplied as they are, 128 too large. */
-  startDots(sum: number, correction: Memory): void {
-    this.broadcastVector(sum, correction)
+  loadCodes(to: number, from: Memory): void {
+    this.loadVector(to, from)
   }
 
   dotCodes(sums: readonly number[], codes: readonly number[], x: Memory): void {

@@ -5,10 +5,10 @@
 
 import { Assembler, type Memory } from './assembler.ts'
 
-/** Opcode maps `0F` = 1, `0F38` = 2, `0F3A` = 3; mandatory prefixes none = 0, `66` = 1, `F3` = 2. */
+/** Opcode maps `0F` = 1, `0F38` = 2, `0F3A` = 3; mandatory prefixes none = 0, `66` = 1, `F3` = 2, `F2` = 3. */
 export interface VectorOpcode {
   map: 1 | 2 | 3
-  prefix: 0 | 1 | 2
+  prefix: 0 | 1 | 2 | 3
   opcode: number
 }
 
@@ -52,6 +52,8 @@ export abstract class VectorAssembler extends Assembler {
   abstract readonly vectorsBesideDots: number
   /** Registers that `loadCodes` fills. */
   abstract readonly codeVectors: 1 | 2
+  /** Of a number that `storeX` stores. */
+  abstract readonly xBytes: 1 | 2
   /** What `scaleByPower` takes: e^x is clamped to x from `least` to `most`; without `most` large x become infinity. */
   abstract readonly exponents: { least: number; most?: number }
 
@@ -165,19 +167,16 @@ export abstract class VectorAssembler extends Assembler {
     this.encode(OPCODES.widenBytes, to, 0, from)
   }
 
-  /** The int32 of all lanes as signed bytes, saturated. */
-  abstract narrowToBytes(to: Memory, from: number): void
-
   /** Before the first of the functions below. */
   abstract holdDots(): void
 
-  /** For `dotCodes`: groups of four codes around 128, one a lane, into register `to`, and the next where `codeVectors` is 2. */
+  /** The int32 of all lanes, -127 … 127, as the x of dots: `xBytes` a number, in groups of four. */
+  abstract storeX(to: Memory, from: number): void
+
+  /** Groups of four codes around 128, one a lane, into register `to`, and the next where `codeVectors` is 2. */
   abstract loadCodes(to: number, from: Memory): void
 
-  /** A sum of dots with some x, to which nothing was added; at `correction`: -128 · Σ x as int32, for all dots that will be. */
-  abstract startDots(sum: number, correction: Memory): void
-
-  /** In each lane `sum += Σ (code[i] - 128)·x[i]`, int32, over the group of four at x: signed bytes, none of them -128. */
+  /** In each lane `sum += Σ code[i]·x[i]`, int32, over the group of four at x. */
   abstract dotCodes(sums: readonly number[], codes: readonly number[], x: Memory): void
 
   /** float16, one a lane. */
@@ -216,18 +215,18 @@ export abstract class VectorAssembler extends Assembler {
   /** An instruction over whole vectors: target (or what is stored), second operand (0: none), last operand. */
   protected abstract encode(opcode: VectorOpcode, register: number, second: number, operand: Operand): void
 
-  /** Three-byte VEX prefix (SDM vol. 2, 2.3.5), 256 bits unless `bits` says else: register bits and vvvv are inverted. */
+  /** Three-byte VEX prefix (SDM vol. 2, 2.3.5): register bits and vvvv are inverted; `wide`: W, where the opcode wants it. */
   protected vex(
     { map, prefix, opcode }: VectorOpcode,
     register: number,
     second: number,
     operand: Operand,
-    bits: 128 | 256 = 256,
+    { bits = 256, wide = false }: { bits?: 128 | 256; wide?: boolean } = {},
   ): void {
     const { base, index } = typeof operand === 'number' ? { base: operand, index: undefined } : operand
     const high = (number: number) => (~number >> 3) & 1
     this.emit(0xc4, (high(register) << 7) | (high(index ?? 0) << 6) | (high(base) << 5) | map)
-    this.emit(((~second & 15) << 3) | (bits === 256 ? 4 : 0) | prefix, opcode)
+    this.emit((wide ? 0x80 : 0) | ((~second & 15) << 3) | (bits === 256 ? 4 : 0) | prefix, opcode)
     this.operands(register, operand)
   }
 }

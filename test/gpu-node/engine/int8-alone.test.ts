@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { SamplingParams } from '../../../gpu-node/engine/engine-types.ts'
 import { createOrtRunner } from '../../../gpu-node/model/runner/ort-runner.ts'
-import { canRunLinearKernel } from '../../../gpu-node/ort/linear-kernel/linear-op.ts'
+import { linearSets } from '../../../gpu-node/ort/linear-kernel/linear-op.ts'
 import { DEMO_EOS, type DemoModel, type DemoVariant, loadDemoModel } from '../../support/demo-model.ts'
 import { EngineHarness, GREEDY, requestOf } from '../../support/engine-harness.ts'
 
@@ -36,7 +36,7 @@ const arrival: fc.Arbitrary<Arrival> = fc.record({
   atStep: fc.nat(12),
 })
 
-describe.runIf(canRunLinearKernel())('int8', () => {
+describe.runIf(linearSets().length > 0)('int8', () => {
   let demo: DemoModel
   beforeAll(async () => {
     const sizes = { maxRows: 6, maxPositions: 160, adapterSlots: 4 }

@@ -10,7 +10,7 @@ import {
   tiledBytes,
   tileMatrix,
 } from '../../../gpu-node/ort/linear-kernel/linear-layout.ts'
-import { canRunLinearKernel, installLinearOp, linearOpType } from '../../../gpu-node/ort/linear-kernel/linear-op.ts'
+import { installLinearOp, linearOpType, linearSets } from '../../../gpu-node/ort/linear-kernel/linear-op.ts'
 import type { KernelSegment } from '../../../gpu-node/ort/lora-kernel/kernel-layout.ts'
 import { addressOf } from '../../../gpu-node/ort/lora-kernel/lora-op.ts'
 import {
@@ -20,6 +20,7 @@ import {
   writeTiledRecord,
 } from '../../../gpu-node/ort/lora-kernel/tiled-layout.ts'
 import { createOpDomain, OP_DOMAIN } from '../../../gpu-node/ort/machine-code/custom-op.ts'
+import type { InstructionSet } from '../../../gpu-node/ort/machine-code/instruction-sets.ts'
 import { OrtSession } from '../../../gpu-node/ort/session.ts'
 import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
 
@@ -53,8 +54,14 @@ function quantised(inputs: number, outs: number, values: Float32Array) {
   return { tiled: tileMatrix(inputs, outs, matrix.weight, matrix.scales), weight: dequantise(matrix) }
 }
 
-/** The same in float64, with what surrounds it. */
-function slowAround(inputs: number, outs: number, weight: Float32Array, given: Float32Array, around: Around): number[] {
+/** The same in float64, with what surrounds it; and of each output by how much an error of 1 in all products could move it. */
+function slowAround(
+  inputs: number,
+  outs: number,
+  weight: Float32Array,
+  given: Float32Array,
+  around: Around,
+): { value: number; slope: number; largest: number }[] {
   const { norm, bias, addTo, base, gated, parts = [outs], adapters } = around
   const tokens = given.length / inputs
   const x = Float32Array.from(given)
@@ -81,13 +88,24 @@ function slowAround(inputs: number, outs: number, weight: Float32Array, given: F
         }
       }
     }
+    const largest = row.reduce((most, value) => Math.max(most, Math.abs(value)), 1)
     const gates = row.splice(0, gated ? outs / 2 : 0)
-    const sum = (i: number): number => addTo?.[t * row.length + i] ?? 0
-    return row.map((value, i) => (gated ? (gates[i]! / (1 + Math.exp(-gates[i]!))) * value : value) + sum(i))
+    return row.map((value, i) => {
+      const gate = gates[i] ?? 0
+      const sum = addTo?.[t * row.length + i] ?? 0
+      // The slope of silu is at most 1.1, and silu(g) at most |g|.
+      return gated
+        ? {
+            value: (gate / (1 + Math.exp(-gate))) * value + sum,
+            slope: Math.abs(gate) + 1.1 * Math.abs(value),
+            largest,
+          }
+        : { value: value + sum, slope: 1, largest }
+    })
   }).flat()
 }
 
-const domains = new Map<number, bigint>()
+const domains = new Map<string, bigint>()
 
 /** What the kernel does beside the product. */
 interface Around {
@@ -108,15 +126,17 @@ const EPSILON = 1e-5
 
 /** `tiled`: undefined where there is a base. */
 function runKernel(
+  set: InstructionSet,
   inputs: number,
   outs: number,
   tiled: Uint8Array | undefined,
   x: Float32Array,
   around: Around = {},
 ): Float32Array {
+  const key = `${set.name} ${inputs}`
   const domain =
-    domains.get(inputs) ?? createOpDomain(environment.library, [installLinearOp(environment.library, inputs)!])
-  domains.set(inputs, domain)
+    domains.get(key) ?? createOpDomain(environment.library, [installLinearOp(environment.library, inputs, set)!])
+  domains.set(key, domain)
   const tokens = x.length / inputs
   const { norm, bias, addTo, base, gated = false, parts, adapters } = around
   const shape = linearShapeWords({
@@ -197,7 +217,7 @@ function floats(length: number, seed: number): Float32Array {
   })
 }
 
-describe.runIf(canRunLinearKernel())('the int8 product', () => {
+describe.each(linearSets())('the int8 product with $name', (set) => {
   test('is that of a plain loop over the rounded numbers, for any shapes and numbers of tokens', () => {
     const shapes = fc.record({
       inputs: fc.constantFrom(32, 64, 96, 576),
@@ -210,7 +230,7 @@ describe.runIf(canRunLinearKernel())('the int8 product', () => {
       fc.property(shapes, ({ inputs, outs, tokens, seed, size }) => {
         const { tiled, weight } = quantised(inputs, outs, floats(inputs * outs, seed))
         const x = floats(tokens * inputs, seed + 1).map((value) => value * size)
-        const y = runKernel(inputs, outs, tiled, x)
+        const y = runKernel(set, inputs, outs, tiled, x)
         const right = slowProduct(x, weight, inputs, outs)
         for (let i = 0; i < y.length; i++) {
           // A half may round the other way in float32; a step of 127 then moves a product by at most 1 %.
@@ -267,17 +287,16 @@ describe.runIf(canRunLinearKernel())('the int8 product', () => {
           gated,
           parts,
         }
-        const mine = runKernel(inputs, outs, based ? undefined : tiled, x, around)
+        const mine = runKernel(set, inputs, outs, based ? undefined : tiled, x, around)
         const right = slowAround(inputs, outs, weight, x, around)
-        const largest = right.reduce((most, value) => Math.max(most, Math.abs(value)), 1)
-        for (const [i, value] of right.entries()) {
-          expect(Math.abs(mine[i]! - value)).toBeLessThan(0.03 * largest)
+        for (const [i, { value, slope, largest }] of right.entries()) {
+          expect(Math.abs(mine[i]! - value)).toBeLessThan(0.03 * slope * largest)
         }
         const token = tokens - 1
         const one = (array: Float32Array | undefined) => array?.slice((token * array.length) / tokens)
         const base = one(around.base)
         const sum = one(around.addTo)
-        const alone = runKernel(inputs, outs, based ? undefined : tiled, one(x)!, {
+        const alone = runKernel(set, inputs, outs, based ? undefined : tiled, one(x)!, {
           ...around,
           ...(base === undefined ? {} : { base }),
           ...(sum === undefined ? {} : { addTo: sum }),
@@ -294,19 +313,35 @@ describe.runIf(canRunLinearKernel())('the int8 product', () => {
     const x = floats(3 * 64, 4)
     x.fill(0, 0, 32)
     x.fill(0, 128)
-    const y = runKernel(64, 32, tiled, x)
+    const y = runKernel(set, 64, 32, tiled, x)
     expect(y.every(Number.isFinite)).toBe(true)
     expect([...y.slice(64)].every((value) => value === 0)).toBe(true)
     const right = slowProduct(x, weight, 64, 32)
     expect(Math.max(...y.map((value, i) => Math.abs(value - right[i]!)))).toBeLessThan(0.05)
   })
 
+  test('a gate that is far from zero opens or closes, and is a number', () => {
+    const gates = [-1e6, -200, -90, -1, 0, 1, 90, 200, 1e6]
+    const base = new Float32Array(gates.length * 32).fill(3)
+    for (const [token, gate] of gates.entries()) {
+      base.fill(gate, token * 32, token * 32 + 16)
+    }
+    const y = runKernel(set, 32, 32, undefined, new Float32Array(gates.length * 32), { base, gated: true })
+    for (const [token, gate] of gates.entries()) {
+      const right = (3 * gate) / (1 + Math.exp(-gate))
+      const row = y.slice(token * 16, token * 16 + 16)
+      expect(Math.max(...row.map((value) => Math.abs(value - right)))).toBeLessThanOrEqual(
+        1e-6 * Math.abs(right) + 1e-30,
+      )
+    }
+  })
+
   test("a token's bits do not depend on its batch mates", () => {
     const { tiled } = quantised(96, 48, floats(96 * 48, 5))
     const x = floats(15 * 96, 6)
-    const together = runKernel(96, 48, tiled, x)
+    const together = runKernel(set, 96, 48, tiled, x)
     for (let token = 0; token < 15; token++) {
-      const alone = runKernel(96, 48, tiled, x.slice(token * 96, (token + 1) * 96))
+      const alone = runKernel(set, 96, 48, tiled, x.slice(token * 96, (token + 1) * 96))
       expect(alone).toEqual(together.slice(token * 48, (token + 1) * 48))
     }
   })

@@ -83,10 +83,8 @@ function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   const headBytes = headSize * 4
   code.load(HELD.shape, at(rdi, ARGUMENT.shape))
   code.load(rcx, at(HELD.shape, SHAPE_WORDS.kvHeads * 8))
-  // index = i · kvHeads + head; tokens from both ends in turn, so that late ones, which see more, spread over the threads
-  code.move(rax, rsi)
-  code.divide(rcx)
-  code.move(rbx, rdx)
+  writeTask(code)
+  // Tokens from both ends in turn, so that late ones, which see more, spread over the threads.
   code.move(rsi, rax)
   code.shiftRight(rsi, 1)
   code.andConstant(rax, 1)
@@ -164,6 +162,24 @@ function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   code.move(HELD.block, HELD.start)
   code.andConstant(HELD.block, -BLOCK_POSITIONS)
   code.addressOfLabel(HELD.table, EXPONENTIAL_TABLE)
+}
+
+/**
+ * rax: which token, rbx: which key head the index in rsi means; rcx: key heads. A head's tokens one after another find its cached
+ * rows in a near cache; the AVX-512 code keeps the order in which it was measured, a token's heads one after another.
+ */
+function writeTask(code: VectorAssembler): void {
+  code.move(rax, rsi)
+  if (code.lanes === 16) {
+    code.divide(rcx)
+    code.move(rbx, rdx)
+    return
+  }
+  code.load(rdx, at(rdi, ARGUMENT.tokens))
+  code.load(r8, at(rdx, 0))
+  code.divide(r8)
+  code.move(rbx, rax)
+  code.move(rax, rdx)
 }
 
 /** No score seen, nothing summed. */

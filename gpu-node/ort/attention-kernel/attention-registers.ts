@@ -31,9 +31,12 @@ export interface ValueChunk {
 
 const CACHED = 2
 const MOST_CHAINS = 4
-/** Multiply-adds that a core begins while one of them is under way, and loads likewise that it makes in a cycle. */
+/** Until a multiply-add's sum can be added to. */
 const LATENCY_CYCLES = 4
+/** Multiply-adds that a core begins, and powers that it loads beside them. */
 const EACH_CYCLE = 2
+/** To load a vector of a value, which comes from the second cache. */
+const VALUE_CYCLES = 1
 
 /** Vectors in a block of positions. */
 export function blockVectors({ lanes }: Registers): number {
@@ -100,7 +103,7 @@ function narrowSums(group: number, all: number, registers: number): [heads: numb
 }
 
 function sumCycles(heads: number, parts: number): number {
-  return Math.max(LATENCY_CYCLES, (heads * parts) / EACH_CYCLE, (heads + parts) / EACH_CYCLE)
+  return Math.max(LATENCY_CYCLES, (heads * parts) / EACH_CYCLE, heads / EACH_CYCLE + parts * VALUE_CYCLES)
 }
 
 function total<T>(list: readonly T[], amount: (item: T) => number): number {

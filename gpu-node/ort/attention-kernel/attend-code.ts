@@ -3,7 +3,7 @@
  * at a time, softmax by running maximum and sum (Milakov and Gimelshein, arXiv:1805.02867), then the values.
  */
 
-import { at, REG } from '../machine-code/assembler.ts'
+import { at, type Memory, REG } from '../machine-code/assembler.ts'
 import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { acrossLanes, ONE_IN_TABLE, writeExponential } from '../machine-code/vector-math.ts'
 import {
@@ -11,18 +11,18 @@ import {
   attentionFrame,
   BLOCK_POSITIONS,
   KV_BYTES,
-  LANES,
   SCORE_POSITIONS,
   SHAPE_WORDS,
   TOKEN_HEADER_WORDS,
   TOKEN_WORDS,
 } from './attention-layout.ts'
 import { ARGUMENT, writeRotation } from './attention-parts.ts'
+import { blockVectors, type ScoreChunk, scoreChunks, type ValueChunk, valueChunks } from './attention-registers.ts'
 
 export const EXPONENTIAL_TABLE = 'exponential'
 export const MASK_TABLE = 'masks'
 
-const VECTOR_BYTES = LANES * 4
+const BLOCK_BYTES = BLOCK_POSITIONS * 4
 const SCORE_BYTES = SCORE_POSITIONS * 4
 
 /** Held through the function: cache rows of this head, positions seen and the first of them, the block's start, tables, output. */
@@ -39,7 +39,7 @@ export function writeAttend(code: VectorAssembler, shape: AttentionShape): void 
   }
   code.move(rbp, rsp)
   code.subtractConstant(rsp, frame.bytes)
-  code.andConstant(rsp, -VECTOR_BYTES)
+  code.andConstant(rsp, -BLOCK_BYTES)
   writeEntry(code, shape)
   code.label('attend block')
   // rbx: positions left, at most 256 of which are taken; rdi: their blocks of sixteen
@@ -53,16 +53,16 @@ export function writeAttend(code: VectorAssembler, shape: AttentionShape): void 
   code.move(rdi, rbx)
   code.addConstant(rdi, BLOCK_POSITIONS - 1)
   code.shiftRight(rdi, Math.log2(BLOCK_POSITIONS))
-  for (const [index, heads] of headChunks(shape).entries()) {
-    writeScores(code, shape, heads, index)
+  for (const [index, chunk] of scoreChunks(code, shape).entries()) {
+    writeScores(code, shape, chunk, index)
   }
   writeSoftcap(code, shape)
   writeMasks(code, shape)
   for (let head = 0; head < shape.group; head++) {
     writeSoftmax(code, shape, head)
   }
-  for (const [index, heads] of headChunks(shape).entries()) {
-    writeValues(code, shape, heads, index)
+  for (const [index, chunk] of valueChunks(code, shape).entries()) {
+    writeValues(code, shape, chunk, index)
   }
   code.addConstant(HELD.block, SCORE_POSITIONS)
   code.compare(HELD.block, HELD.length)
@@ -76,15 +76,6 @@ export function writeAttend(code: VectorAssembler, shape: AttentionShape): void 
   code.ret()
 }
 
-/** Heads whose sums fit in the registers together. */
-function headChunks({ headSize, group }: AttentionShape): number[][] {
-  const most = Math.max(1, Math.floor(29 / (headSize / LANES + 1)))
-  const chunks = Math.ceil(group / most)
-  const size = Math.ceil(group / chunks)
-  const heads = Array.from({ length: group }, (_, head) => head)
-  return Array.from({ length: chunks }, (_, i) => heads.slice(i * size, (i + 1) * size)).filter((it) => it.length > 0)
-}
-
 /** `attend(argument, index)`: what the index means, where its cache rows lie, its rotated and scaled queries. */
 function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   const { headSize, group, rotaryHalf, kv } = shape
@@ -92,10 +83,8 @@ function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   const headBytes = headSize * 4
   code.load(HELD.shape, at(rdi, ARGUMENT.shape))
   code.load(rcx, at(HELD.shape, SHAPE_WORDS.kvHeads * 8))
-  // index = i · kvHeads + head; tokens from both ends in turn, so that late ones, which see more, spread over the threads
-  code.move(rax, rsi)
-  code.divide(rcx)
-  code.move(rbx, rdx)
+  writeTask(code)
+  // Tokens from both ends in turn, so that late ones, which see more, spread over the threads.
   code.move(rsi, rax)
   code.shiftRight(rsi, 1)
   code.andConstant(rax, 1)
@@ -175,16 +164,34 @@ function writeEntry(code: VectorAssembler, shape: AttentionShape): void {
   code.addressOfLabel(HELD.table, EXPONENTIAL_TABLE)
 }
 
+/**
+ * rax: which token, rbx: which key head the index in rsi means; rcx: key heads. A head's tokens one after another find its cached
+ * rows in a near cache; the AVX-512 code keeps the order in which it was measured, a token's heads one after another.
+ */
+function writeTask(code: VectorAssembler): void {
+  code.move(rax, rsi)
+  if (code.lanes === 16) {
+    code.divide(rcx)
+    code.move(rbx, rdx)
+    return
+  }
+  code.load(rdx, at(rdi, ARGUMENT.tokens))
+  code.load(r8, at(rdx, 0))
+  code.divide(r8)
+  code.move(rbx, rax)
+  code.move(rax, rdx)
+}
+
 /** No score seen, nothing summed. */
 function writeStart(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
   code.addressOfLabel(rax, MASK_TABLE)
-  code.loadVector(0, at(rax, VECTOR_BYTES))
+  code.loadVector(0, at(rax, BLOCK_BYTES))
   code.zeroVector(1)
   for (let head = 0; head < shape.group; head++) {
-    code.storeVector(at(rsp, frame.largest + head * VECTOR_BYTES), 0)
-    code.storeVector(at(rsp, frame.total + head * VECTOR_BYTES), 1)
-    for (let element = 0; element < shape.headSize; element += LANES) {
+    code.storeVector(at(rsp, frame.largest + head * BLOCK_BYTES), 0)
+    code.storeVector(at(rsp, frame.total + head * BLOCK_BYTES), 1)
+    for (let element = 0; element < shape.headSize; element += code.lanes) {
       code.storeVector(at(rsp, frame.sums + (head * shape.headSize + element) * 4), 1)
     }
   }
@@ -198,41 +205,83 @@ function writeBlockAddress(code: VectorAssembler, { headSize, kv }: AttentionSha
   code.add(rax, base)
 }
 
-/** scores = q·k, sixteen positions a vector; several chains a head hide the multiply-add's latency. */
-function writeScores(code: VectorAssembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+/** scores = q·k, for a block of positions at a time. */
+function writeScores(code: VectorAssembler, shape: AttentionShape, chunk: ScoreChunk, index: number): void {
   const { headSize, kv } = shape
+  const { heads, chains, query, key, sum } = chunk
   const frame = attentionFrame(shape)
-  const chains = Math.max(1, Math.min(4, Math.floor(28 / heads.length)))
-  const sum = (i: number, chain: number): number => 2 + i * chains + chain
+  const vectors = blockVectors(code)
+  const eachScore = (act: (head: number, vector: number, i: number) => void): void => {
+    for (const [i, head] of heads.entries()) {
+      for (let vector = 0; vector < vectors; vector++) {
+        act(head, vector, i)
+      }
+    }
+  }
   writeBlockAddress(code, shape, HELD.keys)
   code.move(rdx, rsp)
   code.move(rcx, rdi)
-  code.label(`scores ${chunk}`)
-  for (let vector = 0; vector < heads.length * chains; vector++) {
-    code.zeroVector(2 + vector)
-  }
+  code.label(`scores ${index}`)
+  eachScore((_, vector, i) => {
+    for (let chain = 0; chain < chains; chain++) {
+      code.zeroVector(sum(i, vector, chain))
+    }
+  })
   for (let element = 0; element < headSize; element++) {
-    const key = element & 1
-    loadCached(code, kv, key, at(rax, element * BLOCK_POSITIONS * KV_BYTES[kv]))
-    for (const [i, head] of heads.entries()) {
-      code.multiplyAddBroadcast(sum(i, element % chains), key, at(rsp, frame.query + (head * headSize + element) * 4))
+    for (let vector = 0; vector < vectors; vector++) {
+      const position = element * BLOCK_POSITIONS + vector * code.lanes
+      loadCached(code, kv, key(element, vector), at(rax, position * KV_BYTES[kv]))
     }
+    eachScore((head, vector, i) => {
+      const [to, by] = [sum(i, vector, element % chains), key(element, vector)]
+      const factor = at(rsp, frame.query + (head * headSize + element) * 4)
+      if (query === undefined) {
+        code.multiplyAddBroadcast(to, by, factor)
+        return
+      }
+      if (vector === 0) {
+        code.broadcastVector(query, factor)
+      }
+      code.multiplyAddVector(to, by, query)
+    })
   }
-  for (const [i, head] of heads.entries()) {
+  eachScore((head, vector, i) => {
     for (let chain = 1; chain < chains; chain++) {
-      code.addVector(sum(i, 0), sum(i, 0), sum(i, chain))
+      code.addVector(sum(i, vector, 0), sum(i, vector, 0), sum(i, vector, chain))
     }
-    code.storeVector(at(rdx, frame.scores + head * SCORE_BYTES), sum(i, 0))
-  }
+    code.storeVector(at(rdx, frame.scores + head * SCORE_BYTES + vector * code.lanes * 4), sum(i, vector, 0))
+  })
   code.addConstant(rax, BLOCK_POSITIONS * headSize * KV_BYTES[kv])
-  code.addConstant(rdx, VECTOR_BYTES)
+  code.addConstant(rdx, BLOCK_BYTES)
   code.subtractConstant(rcx, 1)
-  code.jumpIfNotZero(`scores ${chunk}`)
+  code.jumpIfNotZero(`scores ${index}`)
+}
+
+/** Loops over the blocks of a head's scores, and acts on each vector of them; uses rcx and rdx. */
+function writeOverScores(
+  code: VectorAssembler,
+  shape: AttentionShape,
+  { head, label }: { head: number; label: string },
+  act: (scores: Memory) => void,
+): void {
+  code.move(rdx, rsp)
+  code.move(rcx, rdi)
+  code.label(`${label} ${head}`)
+  for (const offset of vectorOffsets(code)) {
+    act(at(rdx, attentionFrame(shape).scores + head * SCORE_BYTES + offset))
+  }
+  code.addConstant(rdx, BLOCK_BYTES)
+  code.subtractConstant(rcx, 1)
+  code.jumpIfNotZero(`${label} ${head}`)
+}
+
+/** Where a block's vectors lie in it. */
+function vectorOffsets(code: VectorAssembler): number[] {
+  return Array.from({ length: blockVectors(code) }, (_, vector) => vector * code.lanes * 4)
 }
 
 /** score = c · tanh(score / c) = c · (1 - 2 / (e^(2·score / c) + 1)), where the layer has a softcap. */
 function writeSoftcap(code: VectorAssembler, shape: AttentionShape): void {
-  const frame = attentionFrame(shape)
   const [score, cap, one, power, sum] = [0, 1, 2, 3, 4] as const
   code.load(rax, at(HELD.shape, SHAPE_WORDS.softcap * 8))
   code.testZero(rax)
@@ -240,23 +289,18 @@ function writeSoftcap(code: VectorAssembler, shape: AttentionShape): void {
   code.broadcastVector(cap, at(HELD.shape, SHAPE_WORDS.softcap * 8))
   code.broadcastVector(one, at(HELD.table, ONE_IN_TABLE))
   for (let head = 0; head < shape.group; head++) {
-    code.move(rdx, rsp)
-    code.move(rcx, rdi)
-    code.label(`softcap ${head}`)
-    const place = at(rdx, frame.scores + head * SCORE_BYTES)
-    code.loadVector(score, place)
-    code.divideVector(score, score, cap)
-    code.addVector(score, score, score)
-    writeExponential(code, score, HELD.table, [power, sum])
-    code.addVector(score, score, one)
-    code.addVector(power, one, one)
-    code.divideVector(power, power, score)
-    code.subtractVector(power, one, power)
-    code.multiplyVector(power, power, cap)
-    code.storeVector(place, power)
-    code.addConstant(rdx, VECTOR_BYTES)
-    code.subtractConstant(rcx, 1)
-    code.jumpIfNotZero(`softcap ${head}`)
+    writeOverScores(code, shape, { head, label: 'softcap' }, (place) => {
+      code.loadVector(score, place)
+      code.divideVector(score, score, cap)
+      code.addVector(score, score, score)
+      writeExponential(code, score, HELD.table, [power, sum])
+      code.addVector(score, score, one)
+      code.addVector(power, one, one)
+      code.divideVector(power, power, score)
+      code.subtractVector(power, one, power)
+      code.multiplyVector(power, power, cap)
+      code.storeVector(place, power)
+    })
   }
   code.label('softcap end')
 }
@@ -271,23 +315,27 @@ function writeMasks(code: VectorAssembler, shape: AttentionShape): void {
   code.subtract(rcx, rbx)
   code.move(rdx, rdi)
   code.subtractConstant(rdx, 1)
-  code.shiftLeft(rdx, Math.log2(VECTOR_BYTES))
-  code.loadVector(0, { base: rax, offset: 0, index: rcx, scale: 4 })
-  for (let head = 0; head < shape.group; head++) {
-    const place = { base: rsp, offset: frame.scores + head * SCORE_BYTES, index: rdx, scale: 1 } as const
-    code.addVector(1, 0, place)
-    code.storeVector(place, 1)
+  code.shiftLeft(rdx, Math.log2(BLOCK_BYTES))
+  for (const offset of vectorOffsets(code)) {
+    code.loadVector(0, { base: rax, offset, index: rcx, scale: 4 })
+    for (let head = 0; head < shape.group; head++) {
+      const place = { base: rsp, offset: frame.scores + head * SCORE_BYTES + offset, index: rdx, scale: 1 } as const
+      code.addVector(1, 0, place)
+      code.storeVector(place, 1)
+    }
   }
   code.compare(HELD.block, HELD.start)
   code.jumpIfNotBelow('masks end')
   code.move(rcx, HELD.block)
   code.subtract(rcx, HELD.start)
   // rcx = -(lanes of the first block that are too many)
-  code.loadVector(0, { base: rax, offset: 2 * VECTOR_BYTES, index: rcx, scale: 4 })
-  for (let head = 0; head < shape.group; head++) {
-    const place = at(rsp, frame.scores + head * SCORE_BYTES)
-    code.addVector(1, 0, place)
-    code.storeVector(place, 1)
+  for (const offset of vectorOffsets(code)) {
+    code.loadVector(0, { base: rax, offset: 2 * BLOCK_BYTES + offset, index: rcx, scale: 4 })
+    for (let head = 0; head < shape.group; head++) {
+      const place = at(rsp, frame.scores + head * SCORE_BYTES + offset)
+      code.addVector(1, 0, place)
+      code.storeVector(place, 1)
+    }
   }
   code.label('masks end')
 }
@@ -296,27 +344,17 @@ function writeMasks(code: VectorAssembler, shape: AttentionShape): void {
 function writeSoftmax(code: VectorAssembler, shape: AttentionShape, head: number): void {
   const frame = attentionFrame(shape)
   const [before, largest, temporary, total, score, power, sum] = [0, 1, 2, 3, 4, 5, 6] as const
-  const scores = at(rdx, frame.scores + head * SCORE_BYTES)
-  const state = (place: number) => at(rsp, place + head * VECTOR_BYTES)
-  const overScores = (label: string, body: () => void): void => {
-    code.move(rdx, rsp)
-    code.move(rcx, rdi)
-    code.label(label)
-    body()
-    code.addConstant(rdx, VECTOR_BYTES)
-    code.subtractConstant(rcx, 1)
-    code.jumpIfNotZero(label)
-  }
+  const state = (place: number) => at(rsp, place + head * BLOCK_BYTES)
   code.loadVector(before, state(frame.largest))
   code.loadVector(largest, state(frame.largest))
-  overScores(`largest ${head}`, () => code.maximumVector(largest, largest, scores))
+  writeOverScores(code, shape, { head, label: 'largest' }, (scores) => code.maximumVector(largest, largest, scores))
   acrossLanes(code, largest, temporary, (to, a, b) => code.maximumVector(to, a, b))
   code.storeVector(state(frame.largest), largest)
   code.subtractVector(before, before, largest)
   writeExponential(code, before, HELD.table, [power, sum])
   code.storeVector(state(frame.correction), before)
   code.multiplyVector(total, before, state(frame.total))
-  overScores(`powers ${head}`, () => {
+  writeOverScores(code, shape, { head, label: 'powers' }, (scores) => {
     code.loadVector(score, scores)
     code.subtractVector(score, score, largest)
     writeExponential(code, score, HELD.table, [power, sum])
@@ -327,40 +365,37 @@ function writeSoftmax(code: VectorAssembler, shape: AttentionShape, head: number
 }
 
 /** sums = sums · correction + Σ power · v. */
-function writeValues(code: VectorAssembler, shape: AttentionShape, heads: readonly number[], chunk: number): void {
+function writeValues(code: VectorAssembler, shape: AttentionShape, chunk: ValueChunk, index: number): void {
   const { headSize, kv } = shape
+  const { heads, parts, value, power, sum } = chunk
   const frame = attentionFrame(shape)
-  const parts = headSize / LANES
-  const value = (part: number): number => part & 1
-  const power = (i: number): number => 2 + i
-  const sum = (i: number, part: number): number => 2 + heads.length + i * parts + part
-  const place = (head: number, part: number) => at(rsp, frame.sums + (head * headSize + part * LANES) * 4)
+  const place = (head: number, part: number) => at(rsp, frame.sums + (head * headSize + part * code.lanes) * 4)
   for (const [i, head] of heads.entries()) {
-    code.loadVector(0, at(rsp, frame.correction + head * VECTOR_BYTES))
-    for (let part = 0; part < parts; part++) {
-      code.multiplyVector(sum(i, part), 0, place(head, part))
+    code.loadVector(0, at(rsp, frame.correction + head * BLOCK_BYTES))
+    for (const [j, part] of parts.entries()) {
+      code.multiplyVector(sum(i, j), 0, place(head, part))
     }
   }
   writeBlockAddress(code, shape, HELD.values)
   code.move(rdx, rsp)
   code.move(rcx, rbx)
-  code.label(`values ${chunk}`)
+  code.label(`values ${index}`)
   for (const [i, head] of heads.entries()) {
     code.broadcastVector(power(i), at(rdx, frame.scores + head * SCORE_BYTES))
   }
-  for (let part = 0; part < parts; part++) {
-    loadCached(code, kv, value(part), at(rax, part * LANES * KV_BYTES[kv]))
+  for (const [j, part] of parts.entries()) {
+    loadCached(code, kv, value(j), at(rax, part * code.lanes * KV_BYTES[kv]))
     for (const i of heads.keys()) {
-      code.multiplyAddVector(sum(i, part), power(i), value(part))
+      code.multiplyAddVector(sum(i, j), power(i), value(j))
     }
   }
   code.addConstant(rax, headSize * KV_BYTES[kv])
   code.addConstant(rdx, 4)
   code.subtractConstant(rcx, 1)
-  code.jumpIfNotZero(`values ${chunk}`)
+  code.jumpIfNotZero(`values ${index}`)
   for (const [i, head] of heads.entries()) {
-    for (let part = 0; part < parts; part++) {
-      code.storeVector(place(head, part), sum(i, part))
+    for (const [j, part] of parts.entries()) {
+      code.storeVector(place(head, part), sum(i, j))
     }
   }
 }
@@ -370,22 +405,17 @@ function writeOutput(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
   const [total, temporary, one] = [0, 1, 2] as const
   for (let head = 0; head < group; head++) {
-    code.loadVector(total, at(rsp, frame.total + head * VECTOR_BYTES))
+    code.loadVector(total, at(rsp, frame.total + head * BLOCK_BYTES))
     acrossLanes(code, total, temporary, (to, a, b) => code.addVector(to, a, b))
     code.broadcastVector(one, at(HELD.table, ONE_IN_TABLE))
     code.divideVector(total, one, total)
-    for (let element = 0; element < headSize; element += LANES) {
+    for (let element = 0; element < headSize; element += code.lanes) {
       code.multiplyVector(temporary, total, at(rsp, frame.sums + (head * headSize + element) * 4))
       code.storeVector(at(HELD.out, (head * headSize + element) * 4), temporary)
     }
   }
 }
 
-function loadCached(
-  code: VectorAssembler,
-  kv: AttentionShape['kv'],
-  to: number,
-  from: { base: number; offset: number },
-): void {
+function loadCached(code: VectorAssembler, kv: AttentionShape['kv'], to: number, from: Memory): void {
   kv === 'f32' ? code.loadVector(to, from) : code.loadHalves(to, from)
 }

@@ -1,6 +1,7 @@
 /**
  * The machine code of the operator `Attention…`: rotary embedding of q and k, writing k and v into the cache, and softmax(q·kᵀ)·v
- * over each token's own row, decode batches and prefill chunks alike. x86-64 with AVX-512.
+ * over each token's own row, decode batches and prefill chunks alike. x86-64 with AVX-512, or AVX2
+ * with FMA and F16C.
  *
  * A token and key head is a task; a task's instructions do not depend on what else runs, so neither do its bits.
  */
@@ -22,7 +23,6 @@ import {
   type AttentionShape,
   BLOCK_POSITIONS,
   KV_BYTES,
-  LANES,
   SHAPE_WORDS,
   TOKEN_HEADER_WORDS,
   TOKEN_WORDS,
@@ -193,7 +193,7 @@ function writeStore(code: VectorAssembler, { headSize, rotaryHalf, kv }: Attenti
   writeRotation(code, { headSize, rotaryHalf, from: r13, cos: rdx, sin: rsi }, (element, vector) =>
     keep(rsp, element, vector),
   )
-  for (let element = 0; element < headSize; element += LANES) {
+  for (let element = 0; element < headSize; element += code.lanes) {
     code.loadVector(0, at(r14, element * 4))
     keep(r9, element, 0)
   }
@@ -225,7 +225,7 @@ function writeStore(code: VectorAssembler, { headSize, rotaryHalf, kv }: Attenti
 function writeMaskTable(code: VectorAssembler): void {
   code.align(16)
   code.label(MASK_TABLE)
-  for (let i = 0; i < 3 * LANES; i++) {
-    code.float(i >= LANES && i < 2 * LANES ? -1e30 : 0)
+  for (let i = 0; i < 3 * BLOCK_POSITIONS; i++) {
+    code.float(i >= BLOCK_POSITIONS && i < 2 * BLOCK_POSITIONS ? -1e30 : 0)
   }
 }

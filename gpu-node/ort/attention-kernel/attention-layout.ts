@@ -2,15 +2,14 @@
  * What the attention kernel needs to know of a model, and how it keeps the KV cache.
  *
  * A row of a head holds `maxPositions` positions (whole blocks of sixteen). Values lie position by position, `[position][D]`;
- * keys in blocks, `[block][D][16 positions]`, so that the products of a query with sixteen positions are sixteen lanes.
+ * keys in blocks, `[block][D][16 positions]`, so that the products of a query with sixteen positions are lanes of a
+ * vector, or of two.
  */
 
 export type KvFormat = 'f32' | 'f16'
 
 export const KV_BYTES = { f32: 4, f16: 2 } as const
 export const BLOCK_POSITIONS = 16
-/** Floats in a vector register. */
-export const LANES = 16
 
 export interface AttentionShape {
   headSize: number
@@ -21,13 +20,15 @@ export interface AttentionShape {
   kv: KvFormat
 }
 
+/** Floats in the widest vector register that code is written for. */
+const WIDEST_VECTOR = 16
 /** Largest frame that the kernel may put on a thread's stack. */
 const MAX_FRAME_BYTES = 128 * 1024
 
 /** Whether the kernel can compute such heads. */
 export function fitsAttentionKernel(shape: Omit<AttentionShape, 'kv'>): boolean {
   const { headSize, rotaryHalf } = shape
-  const whole = headSize % LANES === 0 && rotaryHalf % LANES === 0
+  const whole = headSize % WIDEST_VECTOR === 0 && rotaryHalf % WIDEST_VECTOR === 0
   return whole && headSize <= 256 && attentionFrame(shape).bytes <= MAX_FRAME_BYTES
 }
 
@@ -41,9 +42,10 @@ export function attentionFrame({ headSize, group }: Omit<AttentionShape, 'kv'>) 
   const scores = query + group * head
   const sums = scores + group * SCORE_POSITIONS * 4
   const largest = sums + group * head
-  const total = largest + group * LANES * 4
-  const correction = total + group * LANES * 4
-  return { query, scores, sums, largest, total, correction, bytes: correction + group * LANES * 4 }
+  const vectors = group * WIDEST_VECTOR * 4
+  const total = largest + vectors
+  const correction = total + vectors
+  return { query, scores, sums, largest, total, correction, bytes: correction + vectors }
 }
 
 /** Words of the input `tokens`: a header of three (count, the output's first two sizes), then three for each token. */

@@ -2,7 +2,6 @@
 
 import { at } from '../machine-code/assembler.ts'
 import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
-import { LANES } from './attention-layout.ts'
 
 /** Addresses of inputs and output, in the argument that `store` and `attend` get. */
 export const ARGUMENT = {
@@ -37,7 +36,7 @@ export function writeRotation(
   take: (element: number, vector: number) => void,
 ): void {
   const [first, second, c, s, low, high] = [0, 1, 2, 3, 4, 5] as const
-  for (let element = 0; element < rotaryHalf; element += LANES) {
+  for (let element = 0; element < rotaryHalf; element += code.lanes) {
     code.loadVector(first, at(from, element * 4))
     code.loadVector(second, at(from, (element + rotaryHalf) * 4))
     code.loadVector(c, at(cos, element * 4))
@@ -49,7 +48,7 @@ export function writeRotation(
     take(element, low)
     take(element + rotaryHalf, high)
   }
-  for (let element = 2 * rotaryHalf; element < headSize; element += LANES) {
+  for (let element = 2 * rotaryHalf; element < headSize; element += code.lanes) {
     code.loadVector(first, at(from, element * 4))
     take(element, first)
   }

@@ -10,12 +10,13 @@ import {
 } from '../../../gpu-node/ort/attention-kernel/attention-layout.ts'
 import {
   attentionOpType,
-  canRunAttentionKernel,
+  attentionSets,
   installAttentionOp,
 } from '../../../gpu-node/ort/attention-kernel/attention-op.ts'
 import { OrtBinding } from '../../../gpu-node/ort/binding.ts'
 import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
 import { createOpDomain, OP_DOMAIN } from '../../../gpu-node/ort/machine-code/custom-op.ts'
+import type { InstructionSet } from '../../../gpu-node/ort/machine-code/instruction-sets.ts'
 import { OrtSession } from '../../../gpu-node/ort/session.ts'
 import { OrtTensor } from '../../../gpu-node/ort/tensor.ts'
 
@@ -43,14 +44,15 @@ class Kernel {
   readonly #cos: Float32Array
   readonly #sin: Float32Array
 
-  constructor(model: Model, cos: Float32Array, sin: Float32Array) {
+  constructor(set: InstructionSet, model: Model, cos: Float32Array, sin: Float32Array) {
     this.#model = model
     this.#cos = cos
     this.#sin = sin
     const type = attentionOpType(model)
+    const key = `${set.name} ${type}`
     const domain =
-      domains.get(type) ?? createOpDomain(environment.library, [installAttentionOp(environment.library, model)!])
-    domains.set(type, domain)
+      domains.get(key) ?? createOpDomain(environment.library, [installAttentionOp(environment.library, model, set)!])
+    domains.set(key, domain)
     const { kvHeads, group, headSize, rotaryHalf, window, softcap } = model
     const width = (group + 2) * kvHeads * headSize
     const cacheType = model.kv === 'f32' ? 'float32' : 'float16'
@@ -168,19 +170,13 @@ function random(seed: number): () => number {
   }
 }
 
-function open(model: Model) {
-  const angles = Float32Array.from({ length: MAX_POSITIONS * Math.max(1, model.rotaryHalf) }, (_, i) => {
-    const half = Math.max(1, model.rotaryHalf)
-    return Math.floor(i / half) / 100 ** ((i % half) / half)
-  })
-  const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
-  return { kernel: new Kernel(model, cos, sin), slow: new SlowAttention(model, cos, sin) }
-}
+const HEAD_SIZES = [16, 32, 64, 80, 96, 128, 256]
+const GROUPS = [1, 2, 3, 7, 8, 16]
 
 const models = fc
   .record({
-    headSize: fc.constantFrom(16, 32, 64, 80, 128, 256),
-    group: fc.constantFrom(1, 2, 3, 7),
+    headSize: fc.constantFrom(...HEAD_SIZES),
+    group: fc.constantFrom(...GROUPS),
     rotary: fc.constantFrom('none', 'part', 'whole'),
     kvHeads: fc.constantFrom(1, 2, 3),
     kv: fc.constantFrom('f32' as const, 'f16' as const),
@@ -192,7 +188,45 @@ const models = fc
     return { ...model, rotaryHalf: rotary === 'none' || model.headSize < 32 ? 0 : half }
   })
 
-describe.runIf(canRunAttentionKernel())('the attention kernel', () => {
+/** The kernel, and its slow version beside it, whose results it must have. */
+class Checked {
+  readonly kernel: Kernel
+  readonly #model: Model
+  readonly #slow: SlowAttention
+  readonly #next: () => number
+
+  constructor(set: InstructionSet, model: Model, seed: number) {
+    const angles = Float32Array.from({ length: MAX_POSITIONS * Math.max(1, model.rotaryHalf) }, (_, i) => {
+      const half = Math.max(1, model.rotaryHalf)
+      return Math.floor(i / half) / 100 ** ((i % half) / half)
+    })
+    const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
+    this.#model = model
+    this.kernel = new Kernel(set, model, cos, sin)
+    this.#slow = new SlowAttention(model, cos, sin)
+    this.#next = random(seed)
+  }
+
+  qkv(tokens: number, size: number): Float32Array {
+    const { group, kvHeads, headSize } = this.#model
+    return Float32Array.from({ length: tokens * (group + 2) * kvHeads * headSize }, () => size * this.#next())
+  }
+
+  run(tokens: Token[], { size = 2, within = this.#model.kv === 'f32' ? 2e-5 : 4e-3 } = {}): void {
+    const qkv = this.qkv(tokens.length, size)
+    const mine = this.kernel.run(tokens, qkv)
+    const right = this.#slow.run(tokens, qkv)
+    const worst = right.reduce((largest, value, i) => Math.max(largest, Math.abs(value - mine[i]!)), 0)
+    expect(mine.every(Number.isFinite)).toBe(true)
+    expect(worst).toBeLessThan(within)
+  }
+}
+
+function chunk(row: number, start: number, length: number): Token[] {
+  return Array.from({ length }, (_, i) => ({ row, position: start + i }))
+}
+
+describe.each(attentionSets())('the attention kernel with $name', (set) => {
   test('is attention, for any shapes, prefill chunks and decode batches', () => {
     const prompts = fc.array(fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 3 }), {
       minLength: 1,
@@ -200,54 +234,68 @@ describe.runIf(canRunAttentionKernel())('the attention kernel', () => {
     })
     fc.assert(
       fc.property(models, prompts, fc.nat(), (model, rows, seed) => {
-        const { kernel, slow } = open(model)
-        const next = random(seed)
-        const width = (model.group + 2) * model.kvHeads * model.headSize
-        const check = (tokens: Token[]): void => {
-          const qkv = Float32Array.from({ length: tokens.length * width }, () => 2 * next())
-          const mine = kernel.run(tokens, qkv)
-          const right = slow.run(tokens, qkv)
-          const worst = right.reduce((largest, value, i) => Math.max(largest, Math.abs(value - mine[i]!)), 0)
-          expect(mine.every(Number.isFinite)).toBe(true)
-          expect(worst).toBeLessThan(model.kv === 'f32' ? 2e-5 : 4e-3)
-        }
+        const checked = new Checked(set, model, seed)
         const filled = rows.map((chunks, row) => {
           let start = 0
           for (const length of chunks) {
-            check(Array.from({ length }, (_, i) => ({ row, position: start + i })))
+            checked.run(chunk(row, start, length))
             start += length
           }
           return start
         })
         for (let step = 0; step < 2; step++) {
-          check(filled.map((start, row) => ({ row, position: start + step })))
+          checked.run(filled.map((start, row) => ({ row, position: start + step })))
         }
       }),
       { numRuns: 40 },
     )
   })
 
-  test('holds over many blocks of scores, with and without a window', () => {
-    for (const window of [0, 300]) {
-      const model: Model = {
-        headSize: 64,
-        group: 3,
-        rotaryHalf: 32,
-        kvHeads: 1,
-        kv: 'f32',
-        window,
-        softcap: 0,
+  test.each(HEAD_SIZES)('has registers for heads of %i in groups of any size', (headSize) => {
+    const rotaryHalf = headSize % 32 === 0 ? headSize / 2 : 0
+    for (const [i, group] of [...GROUPS, 5, 6, 9].entries()) {
+      for (const kv of ['f32', 'f16'] as const) {
+        const [window, softcap] = [[0, 7, 20][i % 3]!, i % 2 === 0 ? 0 : 2]
+        const checked = new Checked(set, { headSize, group, rotaryHalf, kvHeads: 1, kv, window, softcap }, i)
+        checked.run(chunk(1, 0, 18))
+        checked.run(chunk(1, 18, 15))
+        checked.run(chunk(1, 33, 1))
       }
-      const { kernel, slow } = open(model)
-      const next = random(window)
-      const width = 5 * 64
-      for (let start = 0; start < 600; start += 60) {
-        const tokens = Array.from({ length: 60 }, (_, i) => ({ row: 2, position: start + i }))
-        const qkv = Float32Array.from({ length: 60 * width }, () => 3 * next())
-        const mine = kernel.run(tokens, qkv)
-        const right = slow.run(tokens, qkv)
-        expect(right.reduce((largest, value, i) => Math.max(largest, Math.abs(value - mine[i]!)), 0)).toBeLessThan(5e-5)
-      }
+    }
+  })
+
+  test.each([0, 300])('holds over many blocks of scores, with a window of %i (0: none)', (window) => {
+    const checked = new Checked(
+      set,
+      { headSize: 64, group: 3, rotaryHalf: 32, kvHeads: 1, kv: 'f32', window, softcap: 0 },
+      window,
+    )
+    for (let start = 0; start < 600; start += 60) {
+      checked.run(chunk(2, start, 60), { size: 3, within: 5e-5 })
+    }
+  })
+
+  test.each(['f32', 'f16'] as const)('gives a token the same bits alone and among others (%s)', (kv) => {
+    const model: Model = { headSize: 64, group: 3, rotaryHalf: 32, kvHeads: 2, kv, window: 0, softcap: 0 }
+    const checked = new Checked(set, model, 9)
+    const width = 5 * 2 * 64
+    for (const row of [0, 1, 2]) {
+      checked.run(chunk(row, 0, [40, 300, 17][row]!))
+    }
+    const tokens = [...chunk(0, 40, 20), { row: 1, position: 300 }, { row: 2, position: 17 }]
+    const qkv = checked.qkv(tokens.length, 2)
+    const all = checked.kernel.run(tokens, qkv)
+    for (const [i, token] of tokens.entries()) {
+      const alone = checked.kernel.run([token], qkv.slice(i * width, (i + 1) * width))
+      expect(alone).toEqual(all.slice(i * alone.length, (i + 1) * alone.length))
+    }
+  })
+
+  test('scores far apart leave only the largest', () => {
+    const model: Model = { headSize: 32, group: 2, rotaryHalf: 16, kvHeads: 1, kv: 'f32', window: 7, softcap: 0 }
+    const checked = new Checked(set, model, 5)
+    for (let start = 0; start < 60; start += 20) {
+      checked.run(chunk(0, start, 20), { size: 100, within: 1e-2 })
     }
   })
 })

@@ -9,21 +9,27 @@ import { acrossLanes, ONE_IN_TABLE, writeExponential } from '../machine-code/vec
 import {
   type AttentionShape,
   attentionFrame,
+  BLOCK_BYTES,
   BLOCK_POSITIONS,
   KV_BYTES,
+  SCORE_BYTES,
   SCORE_POSITIONS,
   SHAPE_WORDS,
   TOKEN_HEADER_WORDS,
   TOKEN_WORDS,
 } from './attention-layout.ts'
 import { ARGUMENT, writeRotation } from './attention-parts.ts'
-import { blockVectors, type ScoreChunk, scoreChunks, type ValueChunk, valueChunks } from './attention-registers.ts'
+import {
+  blockVectors,
+  type ScoreChunk,
+  scoreChunks,
+  type ValueChunk,
+  valueChunks,
+  vectorOffsets,
+} from './attention-registers.ts'
+import { writeMasks, writeRemoved } from './score-masks.ts'
 
 export const EXPONENTIAL_TABLE = 'exponential'
-export const MASK_TABLE = 'masks'
-
-const BLOCK_BYTES = BLOCK_POSITIONS * 4
-const SCORE_BYTES = SCORE_POSITIONS * 4
 
 /** Held through the function: cache rows of this head, positions seen and the first of them, the block's start, tables, output. */
 const { rax, rbx, rcx, rdx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = REG
@@ -57,7 +63,7 @@ export function writeAttend(code: VectorAssembler, shape: AttentionShape): void 
     writeScores(code, shape, chunk, index)
   }
   writeSoftcap(code, shape)
-  writeMasks(code, shape)
+  writeMasks(code, shape, HELD)
   for (let head = 0; head < shape.group; head++) {
     writeSoftmax(code, shape, head)
   }
@@ -185,8 +191,7 @@ function writeTask(code: VectorAssembler): void {
 /** No score seen, nothing summed. */
 function writeStart(code: VectorAssembler, shape: AttentionShape): void {
   const frame = attentionFrame(shape)
-  code.addressOfLabel(rax, MASK_TABLE)
-  code.loadVector(0, at(rax, BLOCK_BYTES))
+  writeRemoved(code, 0)
   code.zeroVector(1)
   for (let head = 0; head < shape.group; head++) {
     code.storeVector(at(rsp, frame.largest + head * BLOCK_BYTES), 0)
@@ -275,11 +280,6 @@ function writeOverScores(
   code.jumpIfNotZero(`${label} ${head}`)
 }
 
-/** Where a block's vectors lie in it. */
-function vectorOffsets(code: VectorAssembler): number[] {
-  return Array.from({ length: blockVectors(code) }, (_, vector) => vector * code.lanes * 4)
-}
-
 /** score = c · tanh(score / c) = c · (1 - 2 / (e^(2·score / c) + 1)), where the layer has a softcap. */
 function writeSoftcap(code: VectorAssembler, shape: AttentionShape): void {
   const [score, cap, one, power, sum] = [0, 1, 2, 3, 4] as const
@@ -303,41 +303,6 @@ function writeSoftcap(code: VectorAssembler, shape: AttentionShape): void {
     })
   }
   code.label('softcap end')
-}
-
-/** Removes scores behind the last position, and before the first. */
-function writeMasks(code: VectorAssembler, shape: AttentionShape): void {
-  const frame = attentionFrame(shape)
-  code.addressOfLabel(rax, MASK_TABLE)
-  // rcx: lanes of the last block that are too many
-  code.move(rcx, rdi)
-  code.shiftLeft(rcx, Math.log2(BLOCK_POSITIONS))
-  code.subtract(rcx, rbx)
-  code.move(rdx, rdi)
-  code.subtractConstant(rdx, 1)
-  code.shiftLeft(rdx, Math.log2(BLOCK_BYTES))
-  for (const offset of vectorOffsets(code)) {
-    code.loadVector(0, { base: rax, offset, index: rcx, scale: 4 })
-    for (let head = 0; head < shape.group; head++) {
-      const place = { base: rsp, offset: frame.scores + head * SCORE_BYTES + offset, index: rdx, scale: 1 } as const
-      code.addVector(1, 0, place)
-      code.storeVector(place, 1)
-    }
-  }
-  code.compare(HELD.block, HELD.start)
-  code.jumpIfNotBelow('masks end')
-  code.move(rcx, HELD.block)
-  code.subtract(rcx, HELD.start)
-  // rcx = -(lanes of the first block that are too many)
-  for (const offset of vectorOffsets(code)) {
-    code.loadVector(0, { base: rax, offset: 2 * BLOCK_BYTES + offset, index: rcx, scale: 4 })
-    for (let head = 0; head < shape.group; head++) {
-      const place = at(rsp, frame.scores + head * SCORE_BYTES + offset)
-      code.addVector(1, 0, place)
-      code.storeVector(place, 1)
-    }
-  }
-  code.label('masks end')
 }
 
 /** Scores to powers of their difference to the largest so far; earlier sums are to be multiplied by the correction. */

@@ -18,7 +18,7 @@ import {
 } from '../machine-code/custom-op.ts'
 import type { VectorAssembler } from '../machine-code/vector-assembler.ts'
 import { writeExponentialTable } from '../machine-code/vector-math.ts'
-import { EXPONENTIAL_TABLE, MASK_TABLE, writeAttend } from './attend-code.ts'
+import { EXPONENTIAL_TABLE, writeAttend } from './attend-code.ts'
 import {
   type AttentionShape,
   BLOCK_POSITIONS,
@@ -28,6 +28,7 @@ import {
   TOKEN_WORDS,
 } from './attention-layout.ts'
 import { ARGUMENT, writeRotation } from './attention-parts.ts'
+import { writeMaskTable } from './score-masks.ts'
 
 export function attentionDescription({ headSize, group, rotaryHalf, kv }: AttentionShape): OpDescription {
   const cache: OpType = kv === 'f32' ? 'float' : 'float16'
@@ -219,13 +220,4 @@ function writeStore(code: VectorAssembler, { headSize, rotaryHalf, kv }: Attenti
     code.pop(register)
   }
   code.ret()
-}
-
-/** Sixteen zeros, sixteen numbers that remove a score, sixteen zeros: read from the middle on, masks of a block's either end. */
-function writeMaskTable(code: VectorAssembler): void {
-  code.align(16)
-  code.label(MASK_TABLE)
-  for (let i = 0; i < 3 * BLOCK_POSITIONS; i++) {
-    code.float(i >= BLOCK_POSITIONS && i < 2 * BLOCK_POSITIONS ? -1e30 : 0)
-  }
 }

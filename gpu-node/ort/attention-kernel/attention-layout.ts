@@ -10,6 +10,8 @@ export type KvFormat = 'f32' | 'f16'
 
 export const KV_BYTES = { f32: 4, f16: 2 } as const
 export const BLOCK_POSITIONS = 16
+/** Of a block's scores, float32. */
+export const BLOCK_BYTES = BLOCK_POSITIONS * 4
 
 export interface AttentionShape {
   headSize: number
@@ -34,6 +36,7 @@ export function fitsAttentionKernel(shape: Omit<AttentionShape, 'kv'>): boolean 
 
 /** Positions whose scores are held at once. */
 export const SCORE_POSITIONS = 256
+export const SCORE_BYTES = SCORE_POSITIONS * 4
 
 /** Places on the stack, from rsp: for each head of a group its query, scores, sums, and three vectors of softmax's state. */
 export function attentionFrame({ headSize, group }: Omit<AttentionShape, 'kv'>) {

@@ -43,6 +43,11 @@ export function blockVectors({ lanes }: Registers): number {
   return BLOCK_POSITIONS / lanes
 }
 
+/** Where they lie in it, in bytes of float32. */
+export function vectorOffsets(code: Registers): number[] {
+  return Array.from({ length: blockVectors(code) }, (_, vector) => vector * code.lanes * 4)
+}
+
 export function scoreChunks(code: Registers, shape: Heads): ScoreChunk[] {
   const vectors = blockVectors(code)
   if (vectors === 1) {

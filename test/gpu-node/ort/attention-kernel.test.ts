@@ -291,6 +291,18 @@ describe.each(attentionSets())('the attention kernel with $name', (set) => {
     }
   })
 
+  test.each([NaN, Infinity])("a row's earlier sequence leaves nothing to the next one, %s included", (left) => {
+    for (const kv of ['f32', 'f16'] as const) {
+      const model: Model = { headSize: 32, group: 2, rotaryHalf: 16, kvHeads: 1, kv, window: 7, softcap: 0 }
+      const checked = new Checked(set, model, 8)
+      checked.kernel.run(chunk(1, 0, 40), checked.qkv(40, 1).fill(left))
+      checked.run(chunk(1, 0, 5))
+      for (let position = 5; position < 36; position++) {
+        checked.run([{ row: 1, position }])
+      }
+    }
+  })
+
   test('scores far apart leave only the largest', () => {
     const model: Model = { headSize: 32, group: 2, rotaryHalf: 16, kvHeads: 1, kv: 'f32', window: 7, softcap: 0 }
     const checked = new Checked(set, model, 5)

@@ -212,7 +212,9 @@ export class DeviceBanks {
         loads.clear(address, matrix.parts.length * rank * width * size)
       }
       const source = new Uint8Array(image.buffer, image.byteOffset + offset * size, rows * columns * size)
-      loads.upRows(source, columns * size, rows, address + BigInt(column * size), width * size)
+      const across = columns * size
+      const place = address + BigInt(column * size)
+      loads.upRows(source, place, { width: across, rows, fromPitch: across, toPitch: width * size })
     }
   }
 

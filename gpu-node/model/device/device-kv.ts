@@ -33,7 +33,12 @@ export class DeviceKv {
     this.#maxRows = maxRows
     this.#maxPositions = maxPositions
     const arrays = 2 * model.decoder.layers.length
-    this.#addresses = Array.from({ length: arrays }, () => device.allocate(maxRows * this.#rowBytes))
+    // Cleared: what lies behind a row's end has no weight, but times infinity even that would count.
+    this.#addresses = Array.from({ length: arrays }, () => {
+      const address = device.allocate(maxRows * this.#rowBytes)
+      device.clear(address, maxRows * this.#rowBytes)
+      return address
+    })
   }
 
   /** Binds rows `first … first + count - 1` as past and present of every layer. */

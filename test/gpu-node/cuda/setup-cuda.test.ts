@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises'
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -78,7 +78,7 @@ describe('an archive', () => {
 describe('the provider folder', () => {
   const entries = new Map([['package/Plugins/x/libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_cuda.so']])
 
-  test('is filled from a tarball with the right bytes, and links to ONNX Runtime', async () => {
+  test('is filled from a tarball with the right bytes, beside ONNX Runtime itself: it may be moved', async () => {
     const tarball = join(work, 'good.tgz')
     const bytes = gzipSync(
       tar({
@@ -95,9 +95,27 @@ describe('the provider folder', () => {
       'libonnxruntime_providers_cuda.so',
       'provider.json',
     ])
-    expect(await readlink(join(folder, 'libonnxruntime.so.1'))).toBe(ortLibraryFile())
+    expect((await lstat(join(folder, 'libonnxruntime.so.1'))).isFile()).toBe(true)
     expect(await readInstalled(folder)).toBe(13)
     expect((await stat(folder)).mode & 0o777).toBe(0o755)
+  })
+
+  test('gets ONNX Runtime where somebody laid only the provider’s files, or the link in it leads nowhere', async () => {
+    const none: CudaProbe = { missing: () => [], memory: () => ({ name: 'GPU', totalBytes: 8, freeBytes: 4 }) }
+    for (const broken of [false, true]) {
+      const folder = await mkdtemp(join(work, 'by-hand-'))
+      const library = join(folder, 'libonnxruntime.so.1')
+      await writeFile(join(folder, 'libonnxruntime_providers_cuda.so'), '')
+      expect((await probeCuda(folder, [0], none)).kind).toBe('missing')
+      expect(existsSync(library)).toBe(false)
+      await writeFile(join(folder, 'libonnxruntime_providers_shared.so'), '')
+      if (broken) {
+        await symlink('/nowhere/libonnxruntime.so.1', library)
+      }
+      expect(await probeCuda(folder, [0], none)).toMatchObject({ kind: 'ready', libraryFile: library })
+      expect((await lstat(library)).size).toBe((await stat(ortLibraryFile())).size)
+      expect(await readdir(folder)).toHaveLength(3)
+    }
   })
 
   test('stays as it was when the tarball has other bytes', async () => {

@@ -77,7 +77,9 @@ function toolkitFolders(cuda: CudaMajor): string[] {
   const roots = existsSync('/usr/local')
     ? readdirSync('/usr/local').filter((name) => name === 'cuda' || name.startsWith(`cuda-${cuda}`))
     : []
-  return roots.flatMap((root) => ['lib64', 'targets/x86_64-linux/lib'].map((it) => path.join('/usr/local', root, it)))
+  const toolkits = roots.flatMap((root) => ['lib64', 'targets/x86_64-linux/lib'].map((it) => `${root}/${it}`))
+  // The last is where containers are given the driver.
+  return [...toolkits, 'nvidia/lib64'].map((it) => path.join('/usr/local', it))
 }
 
 /** cuDNN loads its parts by name when it first needs them: from a folder that the loader does not know they are loaded now. */

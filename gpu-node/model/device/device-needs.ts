@@ -3,7 +3,7 @@
 import { planMatrices } from '../graph/weight-plan.ts'
 import { QUANTISED_BLOCK } from '../quantise.ts'
 import { kvBytes, type MemoryNeed, weightBytes } from '../runner/memory-plan.ts'
-import { bankElements } from './bank-layout.ts'
+import { bankElements, imageElements } from './bank-layout.ts'
 import { FLOAT_BYTES } from './device-form.ts'
 import { type DeviceModel, sharesHead } from './device-graph.ts'
 import { shortlistBytes } from './device-logits.ts'
@@ -40,7 +40,8 @@ export function deviceNeeds(model: DeviceModel, sizes: DeviceSizes): DeviceNeeds
     (embedding.positionWeight === undefined ? 0 : embedding.positionRows! * hiddenSize)
   const weights = weightBytes(decoder, plan, graphWeights, floatBytes) + tables * floatBytes
   const kv = kvBytes(decoder, maxRows, maxPositions, floatBytes)
-  const adapters = bankElements(plan, banks) * floatBytes
+  // The slots, and where an adapter arrives.
+  const adapters = (bankElements(plan, banks) + imageElements(plan, banks.maxRank, true)) * floatBytes
   const sampling = shortlistBytes(vocabSize, Math.max(sizes.maxLogits, maxRows))
   const steps = stepBytes(model, sizes) + sampling.resident
   const workspace = Math.max(workspaceBytes(model, sizes), sampling.workspace)

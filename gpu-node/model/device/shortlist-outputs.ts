@@ -4,7 +4,7 @@ import type { Shortlist } from '../../engine/engine-types.ts'
 import type { OrtBinding } from '../../ort/binding.ts'
 import type { OrtTensor } from '../../ort/tensor.ts'
 import type { DeviceContext, StagingMemory } from './device-context.ts'
-import { BEST, LISTED, LISTED_LOGITS, LOGIT_SUMS, outputColumns, type ShortlistShape, SUMS } from './shortlist-graph.ts'
+import { outputColumns, type ShortlistShape } from './shortlist-graph.ts'
 
 /** Numbers: outputs start at multiples of 256 bytes, as all memory of the device. */
 const ALIGNMENT = 64
@@ -40,15 +40,16 @@ export class ShortlistOutputs {
     }
   }
 
+  /** Their sums are valid until the next call. */
   fetch(rows: number): Shortlist[] {
     this.#device.download(this.#address, 4 * shortlistNumbers(this.#shape, rows), this.#staging)
-    const sections = new Map(this.#sections(rows).map((section) => [section.name, section]))
-    return Array.from({ length: rows }, (_, row) =>
-      this.#unpack((name) => {
-        const { first, columns } = sections.get(name)!
-        return this.#host.slice(first + row * columns, first + (row + 1) * columns)
-      }),
-    )
+    const sections = this.#sections(rows)
+    return Array.from({ length: rows }, (_, row) => {
+      const [listed, logits, best, sums, logitSums] = sections.map(({ first, columns }) =>
+        this.#host.subarray(first + row * columns, first + (row + 1) * columns),
+      )
+      return this.#unpack(listed!, logits!, best![0]!, sums!, logitSums!)
+    })
   }
 
   dispose(): void {
@@ -57,18 +58,34 @@ export class ShortlistOutputs {
     }
   }
 
-  /** What fills a row up is no token, and comes last where it comes at all. */
-  #unpack(numbers: (name: string) => Float32Array): Shortlist {
+  /** What fills a row up is no token; it comes last where it comes at all. */
+  #unpack(
+    listed: Float32Array,
+    listedLogits: Float32Array,
+    best: number,
+    sums: Float32Array,
+    logitSums: Float32Array,
+  ): Shortlist {
     const { vocabSize, spanLength } = this.#shape
-    const listed = numbers(LISTED)
-    const logits = numbers(LISTED_LOGITS)
-    const places = [...listed.keys()].filter((at) => listed[at]! < vocabSize)
+    const tokens = new Int32Array(listed.length)
+    const logits = new Float32Array(listed.length)
+    let count = 0
+    for (let i = 0; i < listed.length; i++) {
+      if (listed[i]! < vocabSize) {
+        tokens[count] = listed[i]!
+        logits[count++] = listedLogits[i]!
+      }
+    }
+    let logitSum = 0
+    for (let i = 0; i < logitSums.length; i++) {
+      logitSum += logitSums[i]!
+    }
     return {
-      tokens: Int32Array.from(places, (at) => listed[at]!),
-      logits: Float32Array.from(places, (at) => logits[at]!),
-      best: numbers(BEST)[0]!,
-      sums: numbers(SUMS).slice(0, Math.ceil(vocabSize / spanLength)),
-      logitSum: numbers(LOGIT_SUMS).reduce((sum, value) => sum + value, 0),
+      tokens: tokens.subarray(0, count),
+      logits: logits.subarray(0, count),
+      best,
+      sums: sums.subarray(0, Math.ceil(vocabSize / spanLength)),
+      logitSum,
     }
   }
 

@@ -25,5 +25,5 @@ command -v "$node" >/dev/null 2>&1 || { echo "no Node binary: $node" >&2; exit 2
 case $node in
   */*) node=$(CDPATH= cd -- "$(dirname -- "$node")" && pwd)/$(basename -- "$node") ;;
 esac
-cd "$here"
-exec "$node" --import tsx bench/gpu/main.ts "$@"
+# Paths are the caller's: relative to where this was started.
+exec "$node" --import "$here/node_modules/tsx/dist/loader.mjs" "$here/bench/gpu/main.ts" "$@"

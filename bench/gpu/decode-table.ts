@@ -141,11 +141,11 @@ function manyAdapters(
     const adapterSlots = Array.from({ length: rows }, (_, row) => slotFor(row))
     for (let kvRow = 0; kvRow < rows; kvRow++) {
       const tokens = new Int32Array(lengths[0]).fill(kvRow + 1)
-      runner.prefill({ kvRow, tokens, startPosition: 0, adapterSlot: adapterSlots[kvRow], logits: 'last' })
+      runner.prefill({ kvRow, tokens, startPosition: 0, adapterSlot: adapterSlots[kvRow], logits: 'last', keep: true })
     }
     for (let i = 0; i < lengths[1]; i++) {
       const positions = new Int32Array(rows).fill(lengths[0] + i)
-      runner.decode({ tokens: new Int32Array(rows).fill(i), positions, adapterSlots })
+      runner.decode({ tokens: new Int32Array(rows).fill(i), positions, adapterSlots, keep: true })
     }
     return performance.now() - start
   }

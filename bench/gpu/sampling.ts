@@ -36,6 +36,15 @@ export function measureSampling(settings: GpuBenchSettings, device: BenchDevice)
   const vocabSize = Math.max(...settings.shapes.map(({ shape }) => shape.vocab))
   const environment = new OrtEnvironment(settings.threads, device.libraryFile)
   const context = new DeviceContext(environment, targetOf(settings, device, 2 ** 30, 2 ** 30))
+  try {
+    return drawBoth(context, vocabSize, settings)
+  } finally {
+    context.dispose()
+    environment.dispose()
+  }
+}
+
+function drawBoth(context: DeviceContext, vocabSize: number, settings: GpuBenchSettings): SamplingParity {
   const rows = new OutputRows(context, ROWS, vocabSize)
   const fetch = (first: number, count: number) => rows.fetch(count, first)
   const own = { has: () => false, logits: () => new Float32Array(0) }
@@ -69,8 +78,6 @@ export function measureSampling(settings: GpuBenchSettings, device: BenchDevice)
   }
   kept.dispose()
   rows.dispose()
-  context.dispose()
-  environment.dispose()
   return { draws, agreed, wholeRows: short.wholeRows, ok: agreed === draws }
 }
 

@@ -87,6 +87,9 @@ export async function runGoldenCase(
     maxRows: golden.runs.length,
     maxPositions: Math.min(checkpoint.spec.maxPositions, longest + 1),
     adapterSlots: adapters.length,
+  }).catch(async (error: unknown) => {
+    await checkpoint.close()
+    throw error
   })
   try {
     const made = merges ? (golden.merges ?? []) : []

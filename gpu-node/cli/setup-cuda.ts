@@ -12,7 +12,14 @@ import { parseArgs, promisify } from 'node:util'
 import { describeMissing } from '../cuda/cuda-state.ts'
 import { fillFromBinding, fillFromTarball } from '../cuda/provider-folder.ts'
 import { PROVIDER_PACKAGE } from '../cuda/provider-package.ts'
-import { type CudaMajor, type MissingLibrary, missingLibraries, PROVIDER_FILES } from '../ort/cuda-libraries.ts'
+import { gibibytes } from '../model/runner/memory-plan.ts'
+import {
+  type CudaMajor,
+  type MissingLibrary,
+  missingLibraries,
+  PROVIDER_FILES,
+  readGpuMemory,
+} from '../ort/cuda-libraries.ts'
 import { externalDataFolder, ortLibraryFile } from '../ort/library.ts'
 
 const USAGE = `npm run setup:cuda -- [options]
@@ -124,8 +131,18 @@ async function main(): Promise<number> {
   }
   const missing = missingLibraries(settings.cuda, settings.folder)
   const needed = missing.filter(({ library }) => library.optional !== true)
-  console.log(needed.length > 0 ? describeMissing(needed) : describeLoaded(missing))
-  return needed.length === 0 ? 0 : 3
+  if (needed.length > 0) {
+    console.log(describeMissing(needed))
+    return 3
+  }
+  try {
+    const { name, totalBytes } = readGpuMemory(0, settings.cuda)
+    console.log(`${describeLoaded(missing)}; GPU 0 is ${name} with ${gibibytes(totalBytes)}`)
+    return 0
+  } catch (error) {
+    console.log(error instanceof Error ? error.message : String(error))
+    return 3
+  }
 }
 
 if (import.meta.filename === process.argv[1]) {

@@ -10,7 +10,8 @@ import {
   ORT_FILE,
   readGpuMemory,
 } from '../ort/cuda-libraries.ts'
-import { readInstalled } from './provider-folder.ts'
+import { ortLibraryFile } from '../ort/library.ts'
+import { completeFolder, readInstalled } from './provider-folder.ts'
 
 export type CudaState =
   | { kind: 'ready'; libraryFile: string; cuda: CudaMajor; gpus: GpuMemory[] }
@@ -23,12 +24,14 @@ export interface CudaProbe {
 
 const HERE: CudaProbe = { missing: missingLibraries, memory: readGpuMemory }
 
-/** `folder`: what `npm run setup:cuda` filled. */
+/** `folder`: what `npm run setup:cuda` filled, or one with the provider's files, which gets what else it needs. */
 export async function probeCuda(
   folder: string,
   deviceIds: readonly number[],
   probe: CudaProbe = HERE,
 ): Promise<CudaState> {
+  // Where it cannot be written it stays as it is, and the next line tells what it lacks.
+  await completeFolder({ folder, ortLibrary: ortLibraryFile() }).catch(() => {})
   const files = missingProviderFiles(folder)
   if (files.length > 0) {
     return { kind: 'missing', why: `'${folder}' has no ${files.join(', ')}: run npm run setup:cuda` }

@@ -1,8 +1,11 @@
-/** The folder from which a CUDA node loads ONNX Runtime: its library beside the CUDA provider's. Written whole or not at all. */
+/**
+ * The folder from which a CUDA node loads ONNX Runtime: its library beside the CUDA provider's. Written whole or not at all; links
+ * to nothing, so that it may be taken to another machine.
+ */
 
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { chmod, copyFile, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { createReadStream, existsSync } from 'node:fs'
+import { chmod, copyFile, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -35,7 +38,7 @@ export async function checkIntegrity(file: string, integrity: string): Promise<v
 
 export interface FillOptions {
   folder: string
-  /** onnxruntime-node's library, which the folder links to. */
+  /** onnxruntime-node's library, of which the folder has a copy. */
   ortLibrary: string
 }
 
@@ -71,6 +74,21 @@ export async function fillFromBinding({ folder, ortLibrary }: FillOptions): Prom
   })
 }
 
+/** Puts ONNX Runtime's library into a folder that has only the provider's files, as somebody laid them there. */
+export async function completeFolder({ folder, ortLibrary }: FillOptions): Promise<void> {
+  const place = path.join(folder, ORT_FILE)
+  if (existsSync(place) || !PROVIDER_FILES.every((file) => existsSync(path.join(folder, file)))) {
+    return
+  }
+  const made = `${place}.${process.pid}`
+  try {
+    await copyFile(ortLibrary, made)
+    await rename(made, place)
+  } finally {
+    await rm(made, { force: true })
+  }
+}
+
 async function fill(
   folder: string,
   ortLibrary: string,
@@ -81,7 +99,7 @@ async function fill(
   const made = await mkdtemp(`${folder}-`)
   try {
     await write(made)
-    await symlink(path.resolve(ortLibrary), path.join(made, ORT_FILE))
+    await copyFile(ortLibrary, path.join(made, ORT_FILE))
     await writeFile(
       path.join(made, NOTE_FILE),
       `${JSON.stringify({ cuda, onnxruntime: PROVIDER_PACKAGE.ortVersion })}\n`,

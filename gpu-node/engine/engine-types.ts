@@ -194,7 +194,10 @@ export interface KeptLogits {
   readonly maxRows: number
   /** Tokens of a span: `Shortlist.sums` has one number for each. */
   readonly spanLength: number
-  /** What is asked of several rows, each at most once, in one go; `undefined`: the row is only to be had whole. */
+  /**
+   * What is asked of several rows, each at most once, in one go; `undefined`: the row is only to be had whole. Sums are valid until
+   * the next call.
+   */
   shortlists(asks: readonly ShortlistAsk[]): (Shortlist | undefined)[]
   /** Logits of a row's span; valid until the next call. */
   spans(asks: readonly { row: number; span: number }[]): Float32Array[]

@@ -6,6 +6,9 @@ import koffi from 'koffi'
 
 export type CudaMajor = 12 | 13
 
+/** The oldest of each. */
+const DRIVERS: Record<CudaMajor, number> = { 12: 525, 13: 580 }
+
 export interface NeededLibrary {
   /** File names, any of which will do. */
   files: readonly string[]
@@ -18,7 +21,7 @@ export interface NeededLibrary {
 export function neededLibraries(cuda: CudaMajor): NeededLibrary[] {
   const toolkit = `the CUDA ${cuda} runtime libraries (image nvidia/cuda:${cuda}.*-cudnn-runtime, or NVIDIA's packages)`
   return [
-    { files: ['libcuda.so.1'], from: `NVIDIA's driver, ${cuda === 13 ? '580' : '525'} or later` },
+    { files: ['libcuda.so.1'], from: `NVIDIA's driver, ${DRIVERS[cuda]} or later` },
     { files: [`libcudart.so.${cuda}`], from: toolkit },
     { files: [`libcublas.so.${cuda}`], from: toolkit },
     { files: [`libcublasLt.so.${cuda}`], from: toolkit },
@@ -77,7 +80,9 @@ function toolkitFolders(cuda: CudaMajor): string[] {
   const roots = existsSync('/usr/local')
     ? readdirSync('/usr/local').filter((name) => name === 'cuda' || name.startsWith(`cuda-${cuda}`))
     : []
-  return roots.flatMap((root) => ['lib64', 'targets/x86_64-linux/lib'].map((it) => path.join('/usr/local', root, it)))
+  const toolkits = roots.flatMap((root) => ['lib64', 'targets/x86_64-linux/lib'].map((it) => `${root}/${it}`))
+  // The last is where containers are given the driver.
+  return [...toolkits, 'nvidia/lib64'].map((it) => path.join('/usr/local', it))
 }
 
 /** cuDNN loads its parts by name when it first needs them: from a folder that the loader does not know they are loaded now. */
@@ -119,37 +124,52 @@ export interface GpuMemory {
   freeBytes: number
 }
 
-/** Of a GPU by its number; fails where there is none of that number. Needs the libraries above. */
-export function readGpuMemory(deviceId: number, cuda: CudaMajor, load = koffi.load): GpuMemory {
+/** What a library's functions are called through: koffi's, or a test's. */
+export type LoadFunctions = (file: string) => { func(declaration: string): (...args: never[]) => number }
+
+const NO_DEVICE = 100
+
+/** Of a GPU by its number; fails where there is none of that number, or the driver is too old. Needs the libraries above. */
+export function readGpuMemory(deviceId: number, cuda: CudaMajor, load: LoadFunctions = loadFunctions): GpuMemory {
   const driver = load('libcuda.so.1')
-  held.push(driver)
-  const check = (code: number, what: string): void => {
+  const call = (library: typeof driver, declaration: string, ...args: unknown[]): void => {
+    const code = library.func(declaration)(...(args as never[]))
+    if (code === NO_DEVICE) {
+      throw new Error("NVIDIA's driver finds no GPU")
+    }
     if (code !== 0) {
-      throw new Error(`${what} failed with CUDA error ${code}`)
+      throw new Error(`${/\w+(?=\()/.exec(declaration)?.[0]} failed with CUDA error ${code}`)
     }
   }
-  check(driver.func('int cuInit(unsigned int flags)')(0), 'cuInit')
+  call(driver, 'int cuInit(unsigned int flags)', 0)
+  const version = new Int32Array(1)
+  call(driver, 'int cuDriverGetVersion(void *version)', version)
+  if (version[0]! < 1000 * cuda) {
+    const has = `${Math.floor(version[0]! / 1000)}.${Math.floor((version[0]! % 1000) / 10)}`
+    throw new Error(`NVIDIA's driver is for CUDA ${has}; CUDA ${cuda} needs ${DRIVERS[cuda]} or later`)
+  }
   const count = new Int32Array(1)
-  check(driver.func('int cuDeviceGetCount(void *count)')(count), 'cuDeviceGetCount')
+  call(driver, 'int cuDeviceGetCount(void *count)', count)
   if (deviceId >= count[0]!) {
     throw new Error(`there is no GPU ${deviceId}; the driver shows ${count[0]}`)
   }
   const device = new Int32Array(1)
-  check(driver.func('int cuDeviceGet(void *device, int ordinal)')(device, deviceId), 'cuDeviceGet')
+  call(driver, 'int cuDeviceGet(void *device, int ordinal)', device, deviceId)
   const name = Buffer.alloc(128)
-  check(
-    driver.func('int cuDeviceGetName(void *name, int length, int device)')(name, 128, device[0]!),
-    'cuDeviceGetName',
-  )
+  call(driver, 'int cuDeviceGetName(void *name, int length, int device)', name, 128, device[0]!)
   const runtime = load(`libcudart.so.${cuda}`)
-  held.push(runtime)
-  check(runtime.func('int cudaSetDevice(int device)')(deviceId), 'cudaSetDevice')
+  call(runtime, 'int cudaSetDevice(int device)', deviceId)
   const bytes = new BigUint64Array(2)
-  const memInfo = runtime.func('int cudaMemGetInfo(void *free, void *total)')
-  check(memInfo(bytes.subarray(0, 1), bytes.subarray(1)), 'cudaMemGetInfo')
+  call(runtime, 'int cudaMemGetInfo(void *free, void *total)', bytes.subarray(0, 1), bytes.subarray(1))
   return {
     name: name.toString('latin1', 0, name.indexOf(0)),
     freeBytes: Number(bytes[0]),
     totalBytes: Number(bytes[1]),
   }
+}
+
+function loadFunctions(file: string): ReturnType<LoadFunctions> {
+  const library = koffi.load(file)
+  held.push(library)
+  return library
 }

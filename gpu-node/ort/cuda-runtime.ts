@@ -14,6 +14,7 @@ type Data = ArrayBufferView | Address
 
 interface RuntimeFunctions {
   cudaSetDevice(device: number): number
+  cudaThreadExchangeStreamCaptureMode(mode: Int32Array): number
   cudaMalloc(out: Out, bytes: number): number
   cudaFree(address: Address): number
   cudaHostAlloc(out: Out, bytes: number, flags: number): number
@@ -21,7 +22,7 @@ interface RuntimeFunctions {
   cudaMemGetInfo(free: Out, total: Out): number
   cudaMemcpyAsync(to: Data, from: Data, bytes: number, kind: number, stream: Address): number
   cudaMemcpy2DAsync(
-    to: Address,
+    to: Data,
     toPitch: number,
     from: Data,
     fromPitch: number,
@@ -40,6 +41,7 @@ interface RuntimeFunctions {
 /** `p` a pointer, `z` size_t, `i` int, `u` unsigned int. All return a cudaError_t. */
 const SIGNATURES: Record<Exclude<keyof RuntimeFunctions, 'cudaGetErrorString'>, string> = {
   cudaSetDevice: 'i',
+  cudaThreadExchangeStreamCaptureMode: 'p',
   cudaMalloc: 'pz',
   cudaFree: 'p',
   cudaHostAlloc: 'pzu',
@@ -56,6 +58,9 @@ const SIGNATURES: Record<Exclude<keyof RuntimeFunctions, 'cudaGetErrorString'>, 
 /** cudaMemcpyKind. */
 const HOST_TO_DEVICE = 1
 const DEVICE_TO_HOST = 2
+const DEVICE_TO_DEVICE = 3
+/** cudaStreamCaptureMode. */
+const CAPTURE_MODE_THREAD_LOCAL = 1
 /** cudaStreamNonBlocking: no order with the default stream, as ONNX Runtime's own. */
 const NON_BLOCKING = 1
 const OUT_OF_MEMORY = 2
@@ -96,9 +101,15 @@ export class CudaRuntime {
     this.enter()
   }
 
-  /** Makes the GPU the calling thread's. */
+  /**
+   * Makes the GPU the calling thread's. While ONNX Runtime captures a run on one thread, calls such as cudaMalloc fail on every
+   * other thread of the process, and the capture with them, unless these say that they care for none but their own.
+   */
   enter(): void {
-    this.#check('cudaSetDevice', this.#functions.cudaSetDevice(this.#deviceId))
+    const { cudaSetDevice, cudaThreadExchangeStreamCaptureMode } = this.#functions
+    this.#check('cudaSetDevice', cudaSetDevice(this.#deviceId))
+    const mode = Int32Array.of(CAPTURE_MODE_THREAD_LOCAL)
+    this.#check('cudaThreadExchangeStreamCaptureMode', cudaThreadExchangeStreamCaptureMode(mode))
   }
 
   freeBytes(): number {
@@ -147,13 +158,21 @@ export class CudaRuntime {
   }
 }
 
+/** `rows` of `width` bytes, whose starts are so many bytes apart. */
+export interface Rows {
+  width: number
+  rows: number
+  fromPitch: number
+  toPitch: number
+}
+
 /** Copies in order, beside whatever runs on other streams. What they read and write lives until `wait` returns. */
 export class CudaStream {
   readonly #functions: RuntimeFunctions
   readonly #stream: Address
   readonly #check: (what: string, code: number) => void
-  /** Sources under way, so that they are not collected. */
-  readonly #sources: ArrayBufferView[] = []
+  /** Host memory of copies under way, so that it is not collected. */
+  readonly #underWay: ArrayBufferView[] = []
 
   constructor(functions: RuntimeFunctions, stream: Address, check: (what: string, code: number) => void) {
     this.#functions = functions
@@ -166,12 +185,25 @@ export class CudaStream {
     this.#check('a copy to the GPU', this.#functions.cudaMemcpyAsync(to, from, bytes, HOST_TO_DEVICE, this.#stream))
   }
 
-  /** Rows of `width` bytes that lie one after another, to rows whose starts are `pitch` bytes apart. */
-  upRows(from: ArrayBufferView, width: number, rows: number, to: Address, pitch: number): void {
+  upRows(from: ArrayBufferView, to: Address, { width, rows, fromPitch, toPitch }: Rows): void {
     this.#hold(from)
     const { cudaMemcpy2DAsync } = this.#functions
-    const code = cudaMemcpy2DAsync(to, pitch, from, width, width, rows, HOST_TO_DEVICE, this.#stream)
+    const code = cudaMemcpy2DAsync(to, toPitch, from, fromPitch, width, rows, HOST_TO_DEVICE, this.#stream)
     this.#check('a copy to the GPU', code)
+  }
+
+  downRows(from: Address, to: ArrayBufferView, { width, rows, fromPitch, toPitch }: Rows): void {
+    this.#hold(to)
+    const { cudaMemcpy2DAsync } = this.#functions
+    const code = cudaMemcpy2DAsync(to, toPitch, from, fromPitch, width, rows, DEVICE_TO_HOST, this.#stream)
+    this.#check('a copy from the GPU', code)
+  }
+
+  /** Within the device. */
+  acrossRows(from: Address, to: Address, { width, rows, fromPitch, toPitch }: Rows): void {
+    const { cudaMemcpy2DAsync } = this.#functions
+    const code = cudaMemcpy2DAsync(to, toPitch, from, fromPitch, width, rows, DEVICE_TO_DEVICE, this.#stream)
+    this.#check('a copy on the GPU', code)
   }
 
   down(from: Address, bytes: number, to: Address): void {
@@ -185,7 +217,7 @@ export class CudaStream {
   /** Blocks until everything before it is done. */
   wait(): void {
     this.#check('a copy', this.#functions.cudaStreamSynchronize(this.#stream))
-    this.#sources.length = 0
+    this.#underWay.length = 0
   }
 
   dispose(): void {
@@ -193,9 +225,9 @@ export class CudaStream {
     this.#check('cudaStreamDestroy', this.#functions.cudaStreamDestroy(this.#stream))
   }
 
-  #hold(from: Data): void {
-    if (typeof from !== 'bigint') {
-      this.#sources.push(from)
+  #hold(host: Data): void {
+    if (typeof host !== 'bigint') {
+      this.#underWay.push(host)
     }
   }
 }

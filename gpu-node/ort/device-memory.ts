@@ -3,7 +3,7 @@
 import koffi from 'koffi'
 import { RingletError } from '../../shared/errors.ts'
 import type { CudaMajor } from './cuda-libraries.ts'
-import { CudaRuntime, type CudaStream } from './cuda-runtime.ts'
+import { CudaRuntime, type CudaStream, type Rows } from './cuda-runtime.ts'
 import type { OrtEnvironment } from './environment.ts'
 import type { OrtHandle } from './functions.ts'
 
@@ -21,8 +21,10 @@ export interface DeviceMemory {
 /** Copies in order. Sources and targets stay as they are until `wait` returns. */
 export interface CopyStream {
   up(from: ArrayBufferView | bigint, bytes: number, to: bigint): void
-  /** Rows of `width` bytes that lie one after another, to rows whose starts are `pitch` bytes apart. */
-  upRows(from: ArrayBufferView, width: number, rows: number, to: bigint, pitch: number): void
+  upRows(from: ArrayBufferView, to: bigint, rows: Rows): void
+  downRows(from: bigint, to: ArrayBufferView, rows: Rows): void
+  /** Within the device. */
+  acrossRows(from: bigint, to: bigint, rows: Rows): void
   /** To staging memory. */
   down(from: bigint, bytes: number, to: bigint): void
   clear(address: bigint, bytes: number): void
@@ -127,14 +129,25 @@ function bytesOf(from: ArrayBufferView | bigint, bytes: number): Uint8Array {
   return typeof from === 'bigint' ? viewMemory(from, bytes) : new Uint8Array(from.buffer, from.byteOffset, bytes)
 }
 
+function copyRows(from: Uint8Array, to: Uint8Array, { width, rows, fromPitch, toPitch }: Rows): void {
+  for (let row = 0; row < rows; row++) {
+    to.set(from.subarray(row * fromPitch, row * fromPitch + width), row * toPitch)
+  }
+}
+
+/** Bytes from the first row's start to the last one's end. */
+function extent({ width, rows }: Rows, pitch: number): number {
+  return (rows - 1) * pitch + width
+}
+
 const HOST_STREAM: CopyStream = {
   up: (from, bytes, to) => viewMemory(to, bytes).set(bytesOf(from, bytes)),
-  upRows: (from, width, rows, to, pitch) => {
-    const source = bytesOf(from, width * rows)
-    for (let row = 0; row < rows; row++) {
-      viewMemory(to + BigInt(row * pitch), width).set(source.subarray(row * width, (row + 1) * width))
-    }
-  },
+  upRows: (from, to, rows) =>
+    copyRows(bytesOf(from, extent(rows, rows.fromPitch)), viewMemory(to, extent(rows, rows.toPitch)), rows),
+  downRows: (from, to, rows) =>
+    copyRows(viewMemory(from, extent(rows, rows.fromPitch)), bytesOf(to, extent(rows, rows.toPitch)), rows),
+  acrossRows: (from, to, rows) =>
+    copyRows(viewMemory(from, extent(rows, rows.fromPitch)), viewMemory(to, extent(rows, rows.toPitch)), rows),
   down: (from, bytes, to) => viewMemory(to, bytes).set(viewMemory(from, bytes)),
   clear: (address, bytes) => viewMemory(address, bytes).fill(0),
   wait: () => {},

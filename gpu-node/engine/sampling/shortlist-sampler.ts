@@ -211,12 +211,21 @@ export class ShortlistSampler {
   }
 }
 
-function sortedById(list: Shortlist): { tokens: Int32Array; logits: Float32Array } {
-  const order = Int32Array.from(list.tokens.keys()).sort((a, b) => list.tokens[a]! - list.tokens[b]!)
-  return {
-    tokens: order.map((at) => list.tokens[at]!),
-    logits: Float32Array.from(order, (at) => list.logits[at]!),
+/** Places are counted in the digits behind a token's, so that plain numbers are sorted. */
+function sortedById({ tokens, logits }: Shortlist): { tokens: Int32Array; logits: Float32Array } {
+  const count = tokens.length
+  const keys = new Float64Array(count)
+  for (let i = 0; i < count; i++) {
+    keys[i] = tokens[i]! * count + i
   }
+  keys.sort()
+  const sorted = { tokens: new Int32Array(count), logits: new Float32Array(count) }
+  for (let i = 0; i < count; i++) {
+    const at = keys[i]! % count
+    sorted.tokens[i] = tokens[at]!
+    sorted.logits[i] = logits[at]!
+  }
+  return sorted
 }
 
 function spanOf(list: Shortlist, context: DrawContext, random: number): SpanDraw | undefined {

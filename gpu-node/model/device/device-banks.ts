@@ -9,7 +9,7 @@ import type { PackedAdapter } from '../packed-adapter.ts'
 import { HEAD_SAVED, HEAD_SAVED_BIAS } from '../packed-parts.ts'
 import type { SavedHead } from '../runner/loaded-adapter.ts'
 import { DEVICE_IMAGE } from './adapter-image.ts'
-import { bankMatrices, bankRows, imageBlocks, partCounts, slotRow } from './bank-layout.ts'
+import { bankMatrices, bankRows, imageBlocks, imageElements, partCounts, slotRow } from './bank-layout.ts'
 import { type DeviceTraits, NO_OWNER, writeSlotOwners } from './choose-device-form.ts'
 import type { DeviceContext } from './device-context.ts'
 import { type DeviceFloats, FLOAT_BYTES } from './device-form.ts'
@@ -41,6 +41,8 @@ export class DeviceBanks {
   /** By part count; owners of all rows, for the window form. */
   readonly #owners: StepBuffer<string>
   readonly #views = new Map<string, OrtTensor>()
+  /** Where images arrive, each after the one before has gone on to its slot. */
+  readonly #arrivals: bigint
   /** Slots whose adapters are still on their way. */
   readonly #underWay = new Set<number>()
 
@@ -50,6 +52,7 @@ export class DeviceBanks {
     const { banks } = model
     this.#loaded = Array.from({ length: banks.slots })
     this.#banks = bankMatrices(model.plan).map((matrix) => this.#allocate(matrix))
+    this.#arrivals = device.allocate(imageElements(model.plan, banks.maxRank, true) * this.#floatBytes)
     const counts = partCounts(model.plan)
     this.#owners = new StepBuffer(
       device,
@@ -197,11 +200,12 @@ export class DeviceBanks {
     return bank
   }
 
+  /** In one piece to the device, and block by block from there: hundreds of copies of a row or two would each wait for the bus. */
   #copyImage(slot: number, { parts, rank, features }: PackedAdapter): void {
     const { plan, banks } = this.#model
-    const image = parts[DEVICE_IMAGE]!
     const { loads } = this.#device
     const size = this.#floatBytes
+    loads.up(parts[DEVICE_IMAGE]!, imageElements(plan, rank, features.head) * size, this.#arrivals)
     const byName = new Map(this.#banks.map((bank) => [bank.matrix.name, bank]))
     for (const { matrix, kind, part, row, column, rows, columns, offset } of imageBlocks(plan, rank, features.head)) {
       const width = kind === 'a' ? matrix.inFeatures : matrix.outFeatures
@@ -211,8 +215,14 @@ export class DeviceBanks {
       if (kind === 'b' && part === 0) {
         loads.clear(address, matrix.parts.length * rank * width * size)
       }
-      const source = new Uint8Array(image.buffer, image.byteOffset + offset * size, rows * columns * size)
-      loads.upRows(source, columns * size, rows, address + BigInt(column * size), width * size)
+      const from = this.#arrivals + BigInt(offset * size)
+      const across = columns * size
+      loads.acrossRows(from, address + BigInt(column * size), {
+        width: across,
+        rows,
+        fromPitch: across,
+        toPitch: width * size,
+      })
     }
   }
 

@@ -74,6 +74,12 @@ export class DeviceContext {
     return { address, bytes: viewMemory(address, bytes) }
   }
 
+  /** Blocks until the copies that `make` asks for are made. */
+  copy(make: (stream: CopyStream) => void): void {
+    make(this.#copies)
+    this.#copies.wait()
+  }
+
   /** Copies to the device; blocks until it is there. */
   upload(from: TensorArray, to: bigint): void {
     this.#copies.up(from, from.byteLength, to)

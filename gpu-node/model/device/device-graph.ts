@@ -5,10 +5,11 @@ import { layOutAdapterTable } from '../graph/adapter-table.ts'
 import { writeLayers } from '../graph/decoder-graph.ts'
 import type { BuildForm } from '../graph/graph-form.ts'
 import { HIDDEN, HIDDEN_ROWS, LAST_POSITIONS, LOGIT_ROWS, LOGITS, TOTAL_POSITIONS } from '../graph/graph-names.ts'
-import { GraphWriter, MICROSOFT } from '../graph/graph-writer.ts'
+import { type GraphWriter, MICROSOFT } from '../graph/graph-writer.ts'
 import { writeLinear } from '../graph/linear.ts'
 import { isHead, type MatrixPlan, type WeightPlan } from '../graph/weight-plan.ts'
 import { type BankSizes, bankRows } from './bank-layout.ts'
+import { CapturableWriter } from './capturable-writer.ts'
 import { DEVICE_OPSET, type DeviceFloats, type DeviceForm, type DeviceFormat } from './device-form.ts'
 import {
   bankNames,
@@ -44,7 +45,7 @@ export function sharesHead({ decoder, plan, format }: Pick<DeviceModel, 'decoder
 
 export function buildDeviceGraph(model: DeviceModel, form: DeviceForm): Uint8Array {
   const { decoder, plan, format, floats } = model
-  const graph = new GraphWriter(floats, DEVICE_OPSET)
+  const graph = new CapturableWriter(floats, DEVICE_OPSET)
   const build: BuildForm = {
     // Plain numbers: what they are is the writer's.
     weights: format === 'int8' || format === 'int4' ? format : 'f32',

@@ -15,23 +15,24 @@ import {
   BIT_SCORES,
   buildShortlistGraph,
   buildSpanGraph,
+  COLUMN_SCORES,
+  COLUMNS,
   FLAT_LOGITS,
   MASK_ROWS,
   MASKS,
   OFFSETS,
   ONES,
-  PACKED,
   PENALTY,
   PLACES,
-  packedWidth,
+  paddedWidth,
   REPETITION,
   SCALES,
   type ShortlistForm,
   type ShortlistShape,
   SPANS,
   STARTS,
-  spanCount,
 } from './shortlist-graph.ts'
+import { ShortlistOutputs, shortlistNumbers } from './shortlist-outputs.ts'
 import { StepBuffer } from './step-buffer.ts'
 
 /** Tokens of a list: nuclei mostly close within it. */
@@ -61,6 +62,7 @@ export function shortlistShape(vocabSize: number): ShortlistShape {
     vocabSize,
     length: Math.min(LIST_LENGTH, vocabSize),
     spanLength: Math.min(SPAN_LENGTH, vocabSize),
+    width: paddedWidth(vocabSize, LIST_LENGTH),
   }
 }
 
@@ -68,10 +70,12 @@ export function shortlistShape(vocabSize: number): ShortlistShape {
 export function shortlistBytes(vocabSize: number, rows: number): { resident: number; workspace: number } {
   const shape = shortlistShape(vocabSize)
   const changes = CHANGE_ROOMS.reduce((sum, room) => sum + room * 16, 0)
-  const tables = 256 * 8 * 4 + SPAN_LENGTH * 12
-  const perRow = 4 * (packedWidth(shape) + shape.spanLength) + Math.ceil(vocabSize / 8) + 64
-  // Rows, changed rows, mask with its codes, exponentials, and the first round of the largest with their columns.
-  return { resident: changes + tables + (rows + 1) * perRow, workspace: rows * vocabSize * 4 * 8 }
+  const { width, spanLength } = shape
+  const tables = 256 * 8 * 4 + SPAN_LENGTH * 12 + width * 8
+  const perRow = 4 * spanLength + Math.ceil(width / 8) + 64
+  const resident = changes + tables + (rows + 1) * perRow + 4 * shortlistNumbers(shape, rows)
+  // Rows, filled up, changed, mask with its codes, exponentials, and the first round of the largest with their columns.
+  return { resident, workspace: rows * width * 4 * 10 }
 }
 
 export class DeviceLogits implements KeptLogits {
@@ -86,7 +90,7 @@ export class DeviceLogits implements KeptLogits {
   /** By room. */
   readonly #changes = new Map<number, StepBuffer<string>>()
   #masks: StepBuffer<typeof MASKS> | undefined
-  readonly #packed: OutputRows
+  readonly #lists: ShortlistOutputs
   readonly #spans: OutputRows
   readonly #allLogits: OrtTensor
   readonly #flatLogits: OrtTensor
@@ -119,13 +123,19 @@ export class DeviceLogits implements KeptLogits {
       [ONES]: { type: 'float32', elements: this.spanLength },
       [OFFSETS]: { type: 'int32', elements: this.spanLength },
       [BIT_SCORES]: { type: 'float32', elements: 256 * 8 },
+      [COLUMNS]: { type: 'int32', elements: this.#shape.width },
+      [COLUMN_SCORES]: { type: 'float32', elements: this.#shape.width },
     })
     this.#constants.floats(ONES).fill(1)
     this.#constants.int32(OFFSETS).set(Int32Array.from({ length: this.spanLength }, (_, i) => i))
     const bits = Array.from({ length: 256 * 8 }, (_, i) => ((i >> 3) >> (i & 7)) & 1)
     this.#constants.floats(BIT_SCORES).set(bits.map((bit) => (bit === 1 ? 0 : Number.NEGATIVE_INFINITY)))
+    this.#constants.int32(COLUMNS).forEach((_, column, columns) => {
+      columns[column] = column < vocabSize ? column : 0
+    })
+    this.#constants.floats(COLUMN_SCORES).fill(Number.NEGATIVE_INFINITY, vocabSize)
     this.#constants.upload()
-    this.#packed = new OutputRows(device, maxRows, packedWidth(this.#shape))
+    this.#lists = new ShortlistOutputs(device, this.#shape, maxRows)
     this.#spans = new OutputRows(device, maxRows, this.spanLength)
     this.#allLogits = device.tensor('float32', [rows, 1, vocabSize], address)
     this.#flatLogits = device.tensor('float32', [rows * vocabSize], address)
@@ -149,11 +159,8 @@ export class DeviceLogits implements KeptLogits {
       this.#fillChanges(able, room)
     }
     this.#runShortlists(able.length, form, room)
-    const packed = this.#packed.fetch(able.length)
-    return asks.map((ask) => {
-      const at = able.indexOf(ask)
-      return at < 0 ? undefined : this.#unpack(packed, at)
-    })
+    const lists = this.#lists.fetch(able.length)
+    return asks.map((ask) => lists[able.indexOf(ask)])
   }
 
   spans(asks: readonly { row: number; span: number }[]): Float32Array[] {
@@ -196,7 +203,7 @@ export class DeviceLogits implements KeptLogits {
       buffer.dispose()
     }
     this.#masks?.dispose()
-    this.#packed.dispose()
+    this.#lists.dispose()
     this.#spans.dispose()
     this.#allLogits.dispose()
     this.#flatLogits.dispose()
@@ -218,7 +225,7 @@ export class DeviceLogits implements KeptLogits {
 
   /** Row 0 allows everything. */
   #putMask(row: number, mask: Int32Array): number {
-    const bytes = Math.ceil(this.#logits.vocabSize / 8)
+    const bytes = Math.ceil(this.#shape.width / 8)
     if (this.#masks === undefined) {
       this.#masks = new StepBuffer(this.#device, { [MASKS]: { type: 'uint8', elements: (this.maxRows + 1) * bytes } })
       this.#masks.bytes(MASKS).fill(255, 0, bytes)
@@ -238,7 +245,7 @@ export class DeviceLogits implements KeptLogits {
     let at = 0
     for (const [i, { changes }] of asks.entries()) {
       if (changes !== undefined) {
-        at = this.#putChanges(changes, i * this.#logits.vocabSize, at, places, numbers)
+        at = this.#putChanges(changes, i * this.#shape.width, at, places, numbers)
       }
     }
     // What fills up says once more what the first one says.
@@ -294,18 +301,23 @@ export class DeviceLogits implements KeptLogits {
         binding.input(ASKED_ROWS, this.#asks.view(ASKED_ROWS, [count]))
         binding.input(SCALES, this.#asks.view(SCALES, [count, 1]))
         binding.input(ONES, this.#constants.view(ONES, [this.spanLength, 1]))
+        const { width, vocabSize } = this.#shape
+        if (width > vocabSize) {
+          binding.input(COLUMNS, this.#constants.view(COLUMNS, [width]))
+          binding.input(COLUMN_SCORES, this.#constants.view(COLUMN_SCORES, [1, width]))
+        }
         if (changed) {
           for (const name of [PLACES, BIAS, REPETITION, PENALTY]) {
             binding.input(name, this.#changeBuffer(room).view(name, [room]))
           }
         }
         if (masked) {
-          const bytes = Math.ceil(this.#logits.vocabSize / 8)
+          const bytes = Math.ceil(width / 8)
           binding.input(MASKS, this.#masks!.view(MASKS, [this.maxRows + 1, bytes]))
           binding.input(MASK_ROWS, this.#asks.view(MASK_ROWS, [count]))
           binding.input(BIT_SCORES, this.#constants.view(BIT_SCORES, [256, 8]))
         }
-        binding.output(PACKED, this.#packed.tensor([count, packedWidth(this.#shape)]))
+        this.#lists.bind(binding, count)
       },
     )
   }
@@ -328,19 +340,5 @@ export class DeviceLogits implements KeptLogits {
     const options = this.#runOptions.get(id) ?? new RunOptions(this.#device.environment, id)
     this.#runOptions.set(id, options)
     return options
-  }
-
-  #unpack(packed: Float32Array, row: number): Shortlist {
-    const { length } = this.#shape
-    const spans = spanCount(this.#shape)
-    const at = row * packedWidth(this.#shape)
-    const logitSums = packed.subarray(at + 2 * length + 1 + spans, at + 2 * length + 1 + 2 * spans)
-    return {
-      tokens: Int32Array.from(packed.subarray(at, at + length)),
-      logits: packed.slice(at + length, at + 2 * length),
-      best: packed[at + 2 * length]!,
-      sums: packed.slice(at + 2 * length + 1, at + 2 * length + 1 + spans),
-      logitSum: logitSums.reduce((sum, value) => sum + value, 0),
-    }
   }
 }

@@ -51,9 +51,14 @@ export async function createRunner(
       onProgress: (done, total) => onProgress({ stage: 'loading weights', fraction: done / total }),
       onNotice: (text) => onProgress({ stage: text, fraction: 1 }),
     })
-    onProgress({ stage: 'preparing the model', fraction: 1 })
-    runner.warmUp()
-    return runner
+    try {
+      onProgress({ stage: 'preparing the model', fraction: 1 })
+      runner.warmUp()
+      return runner
+    } catch (error) {
+      runner.dispose()
+      throw error
+    }
   } finally {
     await checkpoint.close()
   }

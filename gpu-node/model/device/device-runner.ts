@@ -40,6 +40,12 @@ export interface DeviceRunnerOptions {
   onNotice?: (text: string) => void
 }
 
+interface FormSession {
+  session: OrtSession
+  /** Its runs must name the capture that they are, or that they are none. */
+  captures: boolean
+}
+
 export class DeviceRunner implements ModelRunner {
   readonly maxRows: number
   readonly maxPositions: number
@@ -52,7 +58,7 @@ export class DeviceRunner implements ModelRunner {
   /** Whose the kept rows are. */
   #keptSlots: readonly (number | undefined)[] = []
   readonly #options: DeviceRunnerOptions
-  readonly #sessions = new Map<string, OrtSession>()
+  readonly #sessions = new Map<string, FormSession>()
   readonly #bindings = new Map<string, OrtBinding>()
   readonly #kv: DeviceKv
   readonly #banks: DeviceBanks
@@ -216,7 +222,7 @@ export class DeviceRunner implements ModelRunner {
       binding.dispose()
     }
     this.#bindings.clear()
-    for (const session of this.#sessions.values()) {
+    for (const { session } of this.#sessions.values()) {
       session.dispose()
     }
     this.#sessions.clear()
@@ -289,19 +295,21 @@ export class DeviceRunner implements ModelRunner {
   #run(plan: DevicePlan, shape: DeviceShape, firstRow: number, total: number, decode: boolean): void {
     const { form, ranks } = plan
     const { rows, tokens, hidden, logits } = shape
-    const key = [deviceFormKey(form), ranks, rows, tokens, hidden, logits].join(':')
-    // Prompts come in any length and row: what is bound for one is bound anew for the next.
-    const place = decode ? `${key}:${total}` : deviceFormKey(form)
+    const key = [deviceFormKey(form), ranks, rows, tokens, hidden, logits, total].join(':')
+    const { session, captures } = this.#session(form)
+    const capture = captures && decode ? this.#captures.idOf(key) : undefined
+    // A captured run keeps what it is bound to; all others are bound anew, as they come in any number of shapes.
+    const place = capture === undefined ? deviceFormKey(form) : key
     const known = this.#bindings.get(place)
-    const binding = known ?? new OrtBinding(this.#options.device.environment, this.#session(form))
+    const binding = known ?? new OrtBinding(this.#options.device.environment, session)
     this.#bindings.set(place, binding)
-    if (known === undefined || !decode) {
+    if (known === undefined || capture === undefined) {
       this.#inputs.bind(binding, plan, shape, total)
       this.#banks.bind(binding, form.lora === 'window' ? ranks : undefined, form)
       this.#kv.bind(binding, firstRow, rows)
       this.#outputs.bind(binding, hidden, logits)
     }
-    binding.run(this.#graphs ? this.#optionsOf(decode ? this.#captures.idOf(place) : undefined) : undefined)
+    binding.run(captures ? this.#optionsOf(capture) : undefined)
   }
 
   #optionsOf(id: number = NO_GRAPH): RunOptions {
@@ -314,7 +322,7 @@ export class DeviceRunner implements ModelRunner {
     return options
   }
 
-  #session(form: DeviceForm): OrtSession {
+  #session(form: DeviceForm): FormSession {
     const key = deviceFormKey(form)
     const known = this.#sessions.get(key)
     if (known !== undefined) {
@@ -322,20 +330,23 @@ export class DeviceRunner implements ModelRunner {
     }
     const { device, model, weights } = this.#options
     const graph = buildDeviceGraph(model, form)
-    const session = this.#graphs ? this.#capturingSession(graph) : device.session(graph, weights.initializers)
-    this.#sessions.set(key, session)
-    return session
+    const made = (this.#graphs ? this.#capturingSession(graph) : undefined) ?? {
+      session: device.session(graph, weights.initializers),
+      captures: false,
+    }
+    this.#sessions.set(key, made)
+    return made
   }
 
   /** Where ONNX Runtime cannot capture this model, steps run as they are. */
-  #capturingSession(graph: Uint8Array): OrtSession {
+  #capturingSession(graph: Uint8Array): FormSession | undefined {
     const { device, weights, onNotice } = this.#options
     try {
-      return device.session(graph, weights.initializers, true)
+      return { session: device.session(graph, weights.initializers, true), captures: true }
     } catch (error) {
       this.#graphs = false
       onNotice?.(`CUDA graphs are off: ${error instanceof Error ? error.message : String(error)}`)
-      return device.session(graph, weights.initializers)
+      return undefined
     }
   }
 

@@ -2,7 +2,7 @@
 
 /** Runs of a shape before it is captured. */
 const REPEATS = 4
-const MAX_CAPTURES = 64
+export const MAX_CAPTURES = 64
 
 export class GraphCaptures {
   readonly #seen = new Map<string, number>()

@@ -50,13 +50,24 @@ export async function openDeviceRunner(options: OpenDeviceOptions): Promise<Devi
   const model = deviceModel(decoder, format, banks, options.floats)
   checkFloats(model, target)
   const environment = new OrtEnvironment(options.threads, options.libraryFile)
-  const device = new DeviceContext(environment, target)
-  const weights = await loadDeviceWeights(device, checkpoint, model, {
-    cache: openCache(options, model),
-    onProgress: options.onProgress,
-  })
-  const { graphs, onNotice } = options
-  return new DeviceRunner({ device, model, weights, sizes, graphs, ...(onNotice === undefined ? {} : { onNotice }) })
+  // In the order in which they are given back where opening fails: what stays of a GPU's memory would be the next one's.
+  const held: { dispose(): void }[] = [environment]
+  try {
+    const device = new DeviceContext(environment, target)
+    held.unshift(device)
+    const weights = await loadDeviceWeights(device, checkpoint, model, {
+      cache: openCache(options, model),
+      onProgress: options.onProgress,
+    })
+    held.unshift(weights)
+    const { graphs, onNotice } = options
+    return new DeviceRunner({ device, model, weights, sizes, graphs, ...(onNotice === undefined ? {} : { onNotice }) })
+  } catch (error) {
+    for (const it of held) {
+      it.dispose()
+    }
+    throw error
+  }
 }
 
 function checkFloats({ decoder, floats }: DeviceModel, target: DeviceTarget): void {

@@ -18,6 +18,7 @@ function standIn(totalBytes: number) {
   const arrays = new Map<bigint, Uint8Array>()
   const pending: (() => void)[] = []
   const copies: Copy[] = []
+  const captureModes: number[] = []
   let taken = 0
   const allocate = (out: BigUint64Array, bytes: number): number => {
     if (taken + bytes > totalBytes) {
@@ -51,10 +52,14 @@ function standIn(totalBytes: number) {
       pending.push(() => viewMemory(to, bytes).set(bytesAt(from, bytes)))
       return 0
     },
+    cudaThreadExchangeStreamCaptureMode: (mode: Int32Array) => {
+      captureModes.push(mode[0]!)
+      return 0
+    },
     cudaMemcpy2DAsync: (
-      to: bigint,
+      to: bigint | Uint8Array,
       toPitch: number,
-      from: Uint8Array,
+      from: bigint | Uint8Array,
       fromPitch: number,
       width: number,
       rows: number,
@@ -63,9 +68,10 @@ function standIn(totalBytes: number) {
     ) => {
       copies.push({ name: 'rows', bytes: width * rows, kind, stream })
       pending.push(() => {
+        const source = bytesAt(from, (rows - 1) * fromPitch + width)
+        const target = bytesAt(to, (rows - 1) * toPitch + width)
         for (let row = 0; row < rows; row++) {
-          const source = new Uint8Array(from.buffer, from.byteOffset + row * fromPitch, width)
-          viewMemory(to + BigInt(row * toPitch), width).set(source)
+          target.set(source.subarray(row * fromPitch, row * fromPitch + width), row * toPitch)
         }
       })
       return 0
@@ -89,7 +95,7 @@ function standIn(totalBytes: number) {
     cudaGetErrorString: (code: number) => (code === 101 ? 'invalid device ordinal' : 'unknown'),
   }
   const library: LoadedRuntime = { func: (name) => functions[name] }
-  return { library, arrays, copies, taken: () => taken }
+  return { library, arrays, copies, captureModes, taken: () => taken }
 }
 
 describe('memory of a GPU', () => {
@@ -111,7 +117,7 @@ describe('memory of a GPU', () => {
       expect(viewMemory(address, 16)).toEqual(new Uint8Array(16).fill(value))
     }
     stream.clear(address, 4)
-    stream.upRows(Uint8Array.of(1, 2, 3, 4), 2, 2, address + 5n, 8)
+    stream.upRows(Uint8Array.of(1, 2, 3, 4), address + 5n, { width: 2, rows: 2, fromPitch: 2, toPitch: 8 })
     stream.down(address, 16, staging)
     stream.wait()
     expect([...viewMemory(staging, 16)]).toEqual([0, 0, 0, 0, 9, 1, 2, 9, 9, 9, 9, 9, 9, 3, 4, 9])
@@ -124,6 +130,26 @@ describe('memory of a GPU', () => {
     ])
     memory.dispose()
     expect(cuda.taken()).toBe(0)
+  })
+
+  test('rows go down and across as they lie', () => {
+    const { cuda, memory } = open(4096)
+    const stream = memory.stream()
+    const [from, to] = [memory.allocate(16), memory.allocate(16)]
+    viewMemory(from, 16).set(Uint8Array.from({ length: 16 }, (_, i) => i))
+    const host = new Uint8Array(6)
+    stream.downRows(from + 1n, host, { width: 2, rows: 3, fromPitch: 5, toPitch: 2 })
+    stream.acrossRows(from, to, { width: 3, rows: 2, fromPitch: 8, toPitch: 4 })
+    stream.wait()
+    expect([...host]).toEqual([1, 2, 6, 7, 11, 12])
+    expect([...viewMemory(to, 8)]).toEqual([0, 1, 2, 0, 8, 9, 10, 0])
+    expect(cuda.copies.map(({ name, kind }) => `${name} ${kind}`)).toEqual(['rows 2', 'rows 3'])
+    memory.dispose()
+  })
+
+  test('a thread on a GPU lets no other thread’s capture fail its calls', () => {
+    // cudaStreamCaptureModeThreadLocal.
+    expect(open(1024).cuda.captureModes).toEqual([1])
   })
 
   test('what the plan or the GPU does not hold is refused with the numbers, and all is freed', () => {

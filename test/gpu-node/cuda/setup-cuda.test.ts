@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises'
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -12,7 +12,7 @@ import { type CudaProbe, describeMissing, probeCuda } from '../../../gpu-node/cu
 import { fillFromTarball, readInstalled } from '../../../gpu-node/cuda/provider-folder.ts'
 import { extractTar } from '../../../gpu-node/cuda/tar-extract.ts'
 import { GraphWriter } from '../../../gpu-node/model/graph/graph-writer.ts'
-import { missingLibraries, neededLibraries } from '../../../gpu-node/ort/cuda-libraries.ts'
+import { missingLibraries, neededLibraries, readGpuMemory } from '../../../gpu-node/ort/cuda-libraries.ts'
 import { OrtEnvironment } from '../../../gpu-node/ort/environment.ts'
 import { ortLibraryFile } from '../../../gpu-node/ort/library.ts'
 import { OrtSession } from '../../../gpu-node/ort/session.ts'
@@ -78,7 +78,7 @@ describe('an archive', () => {
 describe('the provider folder', () => {
   const entries = new Map([['package/Plugins/x/libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_cuda.so']])
 
-  test('is filled from a tarball with the right bytes, and links to ONNX Runtime', async () => {
+  test('is filled from a tarball with the right bytes, beside ONNX Runtime itself: it may be moved', async () => {
     const tarball = join(work, 'good.tgz')
     const bytes = gzipSync(
       tar({
@@ -95,9 +95,27 @@ describe('the provider folder', () => {
       'libonnxruntime_providers_cuda.so',
       'provider.json',
     ])
-    expect(await readlink(join(folder, 'libonnxruntime.so.1'))).toBe(ortLibraryFile())
+    expect((await lstat(join(folder, 'libonnxruntime.so.1'))).isFile()).toBe(true)
     expect(await readInstalled(folder)).toBe(13)
     expect((await stat(folder)).mode & 0o777).toBe(0o755)
+  })
+
+  test('gets ONNX Runtime where somebody laid only the provider’s files, or the link in it leads nowhere', async () => {
+    const none: CudaProbe = { missing: () => [], memory: () => ({ name: 'GPU', totalBytes: 8, freeBytes: 4 }) }
+    for (const broken of [false, true]) {
+      const folder = await mkdtemp(join(work, 'by-hand-'))
+      const library = join(folder, 'libonnxruntime.so.1')
+      await writeFile(join(folder, 'libonnxruntime_providers_cuda.so'), '')
+      expect((await probeCuda(folder, [0], none)).kind).toBe('missing')
+      expect(existsSync(library)).toBe(false)
+      await writeFile(join(folder, 'libonnxruntime_providers_shared.so'), '')
+      if (broken) {
+        await symlink('/nowhere/libonnxruntime.so.1', library)
+      }
+      expect(await probeCuda(folder, [0], none)).toMatchObject({ kind: 'ready', libraryFile: library })
+      expect((await lstat(library)).size).toBe((await stat(ortLibraryFile())).size)
+      expect(await readdir(folder)).toHaveLength(3)
+    }
   })
 
   test('stays as it was when the tarball has other bytes', async () => {
@@ -188,6 +206,37 @@ describe('what a machine lacks', () => {
       },
     }
     expect(await probeCuda(folder, [3], fails)).toEqual({ kind: 'missing', why: 'there is no GPU 3' })
+  })
+
+  test('a GPU is asked for its memory; a driver that is too old or finds none says so', () => {
+    const machine = (driver: number, gpus: number) => (file: string) => ({
+      func: (declaration: string) => {
+        const calls: Record<string, (...args: never[]) => number> = {
+          cuInit: () => (gpus === 0 ? 100 : 0),
+          cuDriverGetVersion: (version: Int32Array) => version.fill(driver).length - 1,
+          cuDeviceGetCount: (count: Int32Array) => count.fill(gpus).length - 1,
+          cuDeviceGet: () => 0,
+          cuDeviceGetName: (name: Buffer) => name.write('NVIDIA Test') * 0,
+          cudaSetDevice: () => (file === 'libcudart.so.13' ? 0 : 1),
+          cudaMemGetInfo: (free: BigUint64Array, total: BigUint64Array) => {
+            free[0] = 5n * 2n ** 35n
+            total[0] = 6n * 2n ** 35n
+            return 0
+          },
+        }
+        return calls[/\w+(?=\()/.exec(declaration)![0]]!
+      },
+    })
+    expect(readGpuMemory(1, 13, machine(13_000, 2))).toEqual({
+      name: 'NVIDIA Test',
+      freeBytes: 5 * 2 ** 35,
+      totalBytes: 6 * 2 ** 35,
+    })
+    expect(() => readGpuMemory(2, 13, machine(13_000, 2))).toThrow('there is no GPU 2; the driver shows 2')
+    expect(() => readGpuMemory(0, 13, machine(13_000, 0))).toThrow("NVIDIA's driver finds no GPU")
+    const old = "NVIDIA's driver is for CUDA 12.2; CUDA 13 needs 580 or later"
+    expect(() => readGpuMemory(0, 13, machine(12_020, 1))).toThrow(old)
+    expect(() => readGpuMemory(0, 12, machine(12_020, 1))).toThrow('cudaSetDevice failed with CUDA error 1')
   })
 
   test('a session on CUDA without the provider fails with ONNX Runtime’s reason, and the next one works', () => {

@@ -36,7 +36,7 @@ function world(vocabSize: number) {
 type World = ReturnType<typeof world>
 
 /** In groups of 256 with and without a rest, more than one round of them, and shorter than one list. */
-const worlds = [40, 300, 2048, 2053, 20_000].map(world)
+const worlds = [40, 45, 300, 2048, 2053, 20_000].map(world)
 
 const params: fc.Arbitrary<SamplingParams> = fc.record(
   {

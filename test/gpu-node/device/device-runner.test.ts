@@ -145,6 +145,36 @@ describe('the device runner', () => {
     device.unloadAdapter(6)
   })
 
+  test('where runs cannot be captured they run as they are, and that is said once', async () => {
+    const notices: string[] = []
+    const runner = await openDeviceRunner({
+      checkpoint: base,
+      format: 'f32',
+      // The processor, which captures nothing.
+      target: { kind: 'cpu' },
+      threads: 2,
+      sizes: { maxRows: ROWS, maxPositions: TINY_SHAPE.positions, maxChunk: 9, maxLogits: 5 },
+      banks: { slots: SLOTS, maxRank: 16 },
+      graphs: true,
+      onNotice: (text) => notices.push(text),
+    })
+    runner.loadAdapter(0, await packAdapter(tinyAdapter(base, RANKS[0]!, 50), base, runner.adapterLayout))
+    for (const adapterSlot of [undefined, 0]) {
+      const chunk = { kvRow: 0, tokens: Int32Array.of(4, 5), startPosition: 0, adapterSlot, logits: 'none' as const }
+      const batch = { tokens: Int32Array.of(1), positions: Int32Array.of(2), adapterSlots: [adapterSlot] }
+      for (const it of [runner, device]) {
+        it.prefill(chunk)
+      }
+      const right = device.decode(batch).slice()
+      // As often as a shape repeats before it would be captured, and once more.
+      for (let i = 0; i < 6; i++) {
+        expect([...runner.decode(batch)]).toEqual([...right])
+      }
+    }
+    expect(notices).toEqual(['CUDA graphs are off: the processor captures no graphs'])
+    runner.dispose()
+  })
+
   test('refuses what it cannot take, and goes on', async () => {
     const wide = await packAdapter(tinyAdapter(base, 17, 1), base, device.adapterLayout)
     expect(() => device.loadAdapter(6, wide)).toThrow("the adapter's rank is 17; this node's slots hold 16")

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { randomBase } from '../../../bench/random-base.ts'
 import { chooseDevice, parseDevice } from '../../../gpu-node/device-choice.ts'
 import {
   bankElements,
@@ -30,6 +31,7 @@ import { TINY_SHAPE, tinyAdapter, tinyBase } from '../../support/tiny-base.ts'
 const base = tinyBase()
 const plan = planWeights(base.decoder)
 const GIB = 2 ** 30
+const LLAMA_3_8B = { hidden: 4096, heads: 32, kvHeads: 8, headSize: 128, inner: 14_336, positions: 512 }
 
 describe('the memory plan', () => {
   const gpu = { name: 'GPU 0 (test)', totalBytes: 10 * GIB, freeBytes: 9 * GIB, fraction: 0.8 }
@@ -72,6 +74,21 @@ describe('the memory plan', () => {
 
   test('KV by hand: two layers of two heads of 16', () => {
     expect(kvBytes(base.decoder, 3, 10, 2)).toBe(2 * 2 * 3 * 2 * 10 * 16 * 2)
+  })
+
+  test('quantised weights: room for the largest matrix in halves, to which products of several tokens unpack it', () => {
+    const sizes = { maxRows: 8, maxPositions: 512, maxChunk: 128, maxLogits: 8 }
+    const limit = (format: 'f16' | 'int4', vocab: number) => {
+      const decoder = randomBase({ ...LLAMA_3_8B, layers: 1, vocab }).decoder
+      return deviceNeeds(deviceModel(decoder, format, { slots: 1, maxRank: 1 }), sizes).workspaceLimit
+    }
+    const more = (vocab: number) => (limit('int4', vocab) - limit('f16', vocab)) / 1.3
+    // Gate and up, the head, and a head so large that it is unpacked in parts of 32,768 rows.
+    expect(more(1000)).toBeCloseTo(2 * 14_336 * 4096 * 2, -1)
+    expect(more(32_000)).toBeCloseTo(32_000 * 4096 * 2, -1)
+    const inParts = limit('int4', 128_256) / 1.3
+    expect(inParts).toBeGreaterThan(32_768 * 4096 * 2)
+    expect(inParts).toBeLessThan(128_256 * 4096 * 2)
   })
 
   test('more rows, slots and positions take more', () => {

@@ -224,6 +224,42 @@ describe('names', () => {
     expect(report.digest).toBe((await read(golden('merge-a'))).report.digest)
   })
 
+  it('patterns of the config are for the names as the file has them', async () => {
+    const level = 'model.language_model.layers'
+    const { report } = await changed(
+      'merge-a',
+      {
+        target_modules: String.raw`.*language_model.*\.[qkvo]_proj`,
+        alpha_pattern: { [`${level}.0.self_attn.q_proj`]: 4, '^model.layers.1.self_attn.q_proj': 2 },
+      },
+      (tensors) => {
+        for (const [name, tensor] of [...tensors]) {
+          tensors.delete(name)
+          tensors.set(name.replace('base_model.model.model.layers', `base_model.model.${level}`), tensor)
+        }
+      },
+    )
+    expect(report.problems).toEqual([])
+    const scalings = report.modules.filter(({ scaling }) => scaling !== 2).map(({ name, scaling }) => [name, scaling])
+    expect(scalings).toEqual([['model.layers.0.self_attn.q_proj', 0.5]])
+  })
+
+  it('a module that such a pattern names and the file lacks is missed', async () => {
+    const { report } = await changed(
+      'merge-a',
+      { target_modules: String.raw`.*language_model.*\.[qkvo]_proj` },
+      (tensors) => {
+        for (const [name, tensor] of [...tensors]) {
+          tensors.delete(name)
+          if (!name.includes('layers.1.self_attn.q_proj')) {
+            tensors.set(name.replace('base_model.model.', 'base_model.model.language_model.'), tensor)
+          }
+        }
+      },
+    )
+    expect(report.problems.join()).toMatch(/the file has no tensors for 1 of them/)
+  })
+
   it('prints a report that names ranks, modules and reasons', async () => {
     expect(printReport((await read(golden('patterns'))).report)).toMatch(
       /accepted[\s\S]*down_proj ×2[\s\S]*12 ×2, 4 ×7, 2 ×1/,

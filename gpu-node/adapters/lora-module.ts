@@ -37,6 +37,11 @@ export function buildLoraModule(
   }
   const a = read(name, tensors, expected[0], [rank, base.inFeatures], context)
   const b = read(name, tensors, expected[1], [base.outFeatures, rank], context)
+  const tooLarge = b === undefined || !Number.isFinite(scaling) ? undefined : firstNotFinite(b, scaling)
+  if (tooLarge !== undefined) {
+    const values = `${b![tooLarge]} at element ${tooLarge} times the scaling ${scaling}`
+    report.problems.push(`${name} ${expected[1]} has ${values}: beyond single precision`)
+  }
   const bias = optional(name, tensors, 'loraBias', base, config.lora_bias, 'lora_bias', context)
   const magnitude = optional(name, tensors, 'magnitude', base, config.use_dora, 'use_dora', context)
   if (embedding && (bias || magnitude)) {
@@ -145,17 +150,20 @@ function sameShape(given: readonly number[], wanted: readonly number[]): boolean
   return compact.length === wanted.length && compact.every((size, i) => size === wanted[i])
 }
 
-/** x − x is 0 for every finite x and NaN otherwise, so one sum tells whether a search is needed. */
-export function firstNotFinite(values: Float32Array): number | undefined {
+/**
+ * Of the values times `factor` in single precision. x − x is 0 for every finite x and NaN otherwise, so one sum tells whether a
+ * search is needed.
+ */
+export function firstNotFinite(values: Float32Array, factor = 1): number | undefined {
   let sum = 0
   for (let i = 0; i < values.length; i++) {
-    const value = values[i]!
+    const value = Math.fround(values[i]! * factor)
     sum += value - value
   }
   if (sum === 0) {
     return undefined
   }
-  return values.findIndex((value) => !Number.isFinite(value))
+  return values.findIndex((value) => !Number.isFinite(Math.fround(value * factor)))
 }
 
 function isZero(values: Float32Array | undefined): boolean {

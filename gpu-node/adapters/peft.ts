@@ -21,8 +21,8 @@ import {
   WeightFileError,
   type WeightFileLimits,
 } from './raw-tensor.ts'
-import { findScalings, findTargetModules } from './target-modules.ts'
-import { parseTensorName, type TensorPart, toBaseModule } from './tensor-names.ts'
+import { findScalings, findTargetModules, type Spelling } from './target-modules.ts'
+import { fileSpelling, parseTensorName, type TensorPart, toBaseModule } from './tensor-names.ts'
 import { CONFIG_FILE, readTextFile, readWeightFile } from './weight-file.ts'
 
 export interface ReadOptions {
@@ -91,14 +91,15 @@ async function assemble(
   Object.assign(report, { file: file.file, format: file.format, fileBytes: file.fileBytes })
   Object.assign(report, { dora: config.use_dora, rslora: config.use_rslora })
   checkBaseName(config, options.baseName, report)
-  const grouped = groupByModule(file, spec.modules, report)
-  checkTargets(config, grouped, spec, report)
+  const { grouped, spelling } = groupByModule(file, spec.modules, report)
+  checkTargets(config, grouped, spec, spelling, report)
 
   const context = { config, report, allocate: options.allocate ?? allocateShared }
   const lora = [...grouped].filter(([, tensors]) => isAdapted(tensors))
   const scalings = findScalings(
     config,
     lora.map(([name]) => name),
+    spelling,
   )
   const modules = lora.map(([name, tensors]) =>
     buildLoraModule(spec.modules.get(name)!, tensors, scalings.get(name)!, context),
@@ -130,8 +131,9 @@ function groupByModule(
   file: WeightFile,
   modules: ReadonlyMap<string, BaseModule>,
   report: LoadReport,
-): Map<string, ModuleTensors> {
+): { grouped: Map<string, ModuleTensors>; spelling: Spelling } {
   const grouped = new Map<string, Map<TensorPart, RawTensor>>()
+  const spellings = new Map<string, string>()
   const infixes = new Set<string>()
   report.unmatchedTensors.push(...file.otherTensors)
   for (const tensor of file.tensors) {
@@ -147,6 +149,7 @@ function groupByModule(
     }
     parts.set(parsed.part, tensor)
     grouped.set(module, parts)
+    spellings.set(module, parsed.module)
     report.matchedTensors++
     if (parsed.infix !== undefined) {
       infixes.add(parsed.infix)
@@ -159,7 +162,7 @@ function groupByModule(
     const named = listNames(report.unmatchedTensors)
     report.problems.push(`${report.unmatchedTensors.length} tensors fit no module of the base: ${named}`)
   }
-  return grouped
+  return { grouped, spelling: fileSpelling(spellings) }
 }
 
 /** The config and the file must agree on which modules are adapted. */
@@ -167,9 +170,10 @@ function checkTargets(
   config: PeftConfig,
   grouped: ReadonlyMap<string, ModuleTensors>,
   spec: Pick<ModelSpec, 'modules' | 'tiedHead'>,
+  spelling: Spelling,
   report: LoadReport,
 ): void {
-  const { targeted, saved, unknownSaved } = findTargetModules(config, spec.modules)
+  const { targeted, saved, unknownSaved } = findTargetModules(config, spec.modules, spelling)
   const adapted = [...grouped].filter(([, tensors]) => isAdapted(tensors)).map(([name]) => name)
   const replaced = [...grouped].filter(([, tensors]) => tensors.has('weight')).map(([name]) => name)
   const strangers = targeted === undefined ? [] : adapted.filter((name) => !targeted.has(name))

@@ -12,28 +12,69 @@ export class PatternError extends Error {
   override readonly name = 'PatternError'
 }
 
-/** Python's syntax to JavaScript's where the two differ; what has no counterpart is refused. */
+/**
+ * Python's syntax to JavaScript's where the two differ; what has no counterpart is refused. Not a parser: what neither
+ * language takes is left to JavaScript to refuse.
+ */
 export function toJavaScriptPattern(pattern: string): { source: string; flags: string } {
-  let flags = ''
-  let rest = pattern
-  const inline = /^\(\?([aimsux]+)\)/.exec(rest)
-  if (inline !== null) {
-    const wanted = inline[1]!
-    if (/[mux]/.test(wanted.replace('u', ''))) {
-      throw new PatternError(`the flags (?${wanted}) of '${shorten(pattern)}' have no counterpart here`)
-    }
-    flags = [...wanted].filter((letter) => letter === 'i' || letter === 's').join('')
-    rest = rest.slice(inline[0].length)
+  const refuse = (what: string): never => {
+    throw new PatternError(`${what} of '${shorten(pattern)}' has no counterpart here`)
   }
-  const source = rest
-    .replace(/\(\?P</g, '(?<')
-    .replace(/\(\?P=(\w+)\)/g, '\\k<$1>')
-    .replace(/(^|[^\\])((?:\\\\)*)\\A/g, '$1$2^')
-    .replace(/(^|[^\\])((?:\\\\)*)\\Z/g, '$1$2$')
-  if (/\(\?[a-z#(]|[*+?}]\+/.test(source.replace(/\\./g, ''))) {
-    throw new PatternError(`'${shorten(pattern)}' uses syntax that has no counterpart here`)
+  const inline = /^\(\?([aimsux]+)\)/.exec(pattern)
+  const wanted = inline?.[1] ?? ''
+  if (/[mx]/.test(wanted)) {
+    refuse(`the flags (?${wanted})`)
+  }
+  const flags = [...wanted].filter((letter) => letter === 'i' || letter === 's').join('')
+  let rest = pattern.slice(inline?.[0].length ?? 0)
+  let source = ''
+  let inClass = false
+  let afterQuantifier = false
+  while (rest !== '') {
+    const token: string = (inClass ? IN_CLASS : OUTSIDE).exec(rest)?.[0] ?? refuse(`'${rest.slice(0, 12)}'`)
+    rest = rest.slice(token.length)
+    source += inClass ? token : outsideClass(token, refuse)
+    if (inClass) {
+      inClass = token !== ']'
+      continue
+    }
+    if (afterQuantifier && token === '+') {
+      refuse('a possessive repetition')
+    }
+    afterQuantifier = /^(?:[*+?]|\{.*\d.*\}|\{,\})$/.test(token)
+    inClass = token.startsWith('[')
   }
   return { source, flags }
+}
+
+/** One piece of a pattern. A `]` that comes first in a class is itself one of its characters. */
+const OUTSIDE = /^(?:\\.|\[\^?\]?|\(\?P<|\(\?P=\w+\)|\(\?(?:[:=!]|<[=!])|\((?!\?)|\{\d*,?\d*\}|[^\\[(])/s
+const IN_CLASS = /^(?:\\.|[^\\])/s
+
+function outsideClass(token: string, refuse: (what: string) => never): string {
+  switch (token) {
+    case '\\A':
+      return '^'
+    case '\\Z':
+    case '\\z':
+      return '$'
+    case '(?P<':
+      return '(?<'
+    case '{':
+    case '{}':
+      return token.replace('{', '\\{')
+    default:
+  }
+  if (/^\\[0-9]/.test(token)) {
+    refuse('a group named by its number')
+  }
+  if (token.startsWith('(?P=')) {
+    return `\\k<${token.slice('(?P='.length, -1)}>`
+  }
+  if (token.startsWith('[')) {
+    return token.replace(']', '\\]')
+  }
+  return token.replace(/^\{,/, '{0,')
 }
 
 /** What stands around each pattern, as JavaScript; the patterns are the strangers'. */

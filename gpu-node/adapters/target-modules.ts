@@ -16,26 +16,41 @@ export interface TargetModules {
   unknownSaved: string[]
 }
 
+/** Names of the base's modules as the adapter's file spells them, by which PEFT matches. */
+export type Spelling = (module: string) => string
+
+const OWN_NAMES: Spelling = (module) => module
+
 /** Throws PatternError where a pattern can't be run. */
-export function findTargetModules(config: PeftConfig, modules: ReadonlyMap<string, BaseModule>): TargetModules {
-  const all = [...modules.keys()]
-  const saved = new Set(all.filter((name) => config.modules_to_save.some((saved) => endsWithName(name, saved))))
+export function findTargetModules(
+  config: PeftConfig,
+  modules: ReadonlyMap<string, BaseModule>,
+  spelling: Spelling = OWN_NAMES,
+): TargetModules {
+  const ours = new Map([...modules.keys()].map((module) => [spelling(module), module]))
+  const toOurs = (names: readonly string[]) => new Set(names.map((name) => ours.get(name)!))
+  const all = [...ours.keys()]
+  const saved = all.filter((name) => config.modules_to_save.some((saved) => endsWithName(name, saved)))
   const unknownSaved = config.modules_to_save.filter((wanted) => !all.some((name) => endsWithName(name, wanted)))
   if (config.target_modules === null || config.target_modules === undefined) {
-    return { targeted: undefined, saved, unknownSaved }
+    return { targeted: undefined, saved: toOurs(saved), unknownSaved }
   }
   const excluded = excludedModules(config, all)
-  const candidates = all.filter((name) => !excluded.has(name) && !saved.has(name))
-  return { targeted: new Set(targetedModules(config, config.target_modules, candidates, modules)), saved, unknownSaved }
+  const candidates = all.filter((name) => !excluded.has(name) && !saved.includes(name))
+  const isLinear = (name: string) => modules.get(ours.get(name)!)!.kind === 'linear' && ours.get(name) !== 'lm_head'
+  const targeted = targetedModules(config, config.target_modules, candidates, isLinear)
+  return { targeted: toOurs(targeted), saved: toOurs(saved), unknownSaved }
 }
 
 /** rank and scaling of each named module, by `rank_pattern`, `alpha_pattern` and rsLoRA (arXiv 2312.03732). */
 export function findScalings(
   config: PeftConfig,
   names: readonly string[],
+  spelling: Spelling = OWN_NAMES,
 ): Map<string, { rank: number; scaling: number }> {
-  const ranks = patternValues(config.rank_pattern, names)
-  const alphas = patternValues(config.alpha_pattern, names)
+  const spelled = names.map(spelling)
+  const ranks = patternValues(config.rank_pattern, spelled)
+  const alphas = patternValues(config.alpha_pattern, spelled)
   return new Map(
     names.map((name, i) => {
       const rank = ranks[i] ?? config.r
@@ -68,7 +83,7 @@ function targetedModules(
   config: PeftConfig,
   target: string | string[],
   candidates: string[],
-  modules: ReadonlyMap<string, BaseModule>,
+  isLinear: (name: string) => boolean,
 ): string[] {
   if (typeof target !== 'string') {
     const inLayers = layerFilter(config, candidates)
@@ -79,7 +94,7 @@ function targetedModules(
     )
   }
   if (target.toLowerCase() === ALL_LINEAR) {
-    return candidates.filter((name) => modules.get(name)!.kind === 'linear' && name !== 'lm_head')
+    return candidates.filter(isLinear)
   }
   const matches = firstMatches([target], candidates)
   return candidates.filter((_, i) => matches[i] !== undefined)

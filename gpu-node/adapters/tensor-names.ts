@@ -62,6 +62,24 @@ export function toBaseModule(module: string, modules: ReadonlyMap<string, BaseMo
   return [text, `model.${text}`].find((name) => text !== module && modules.has(name))
 }
 
+/**
+ * How the file would spell a module of the base: PEFT matches a config's patterns with these names. `found`: the file's own
+ * spelling by the base's name; modules that it lacks are spelled like the first one that it has.
+ */
+export function fileSpelling(found: ReadonlyMap<string, string>): (module: string) => string {
+  const [sample] = found
+  if (sample === undefined) {
+    return (module) => module
+  }
+  const [ours, theirs] = sample.map((name) => name.split('.')) as [string[], string[]]
+  while (ours.length > 0 && ours.at(-1) === theirs.at(-1)) {
+    ours.pop()
+    theirs.pop()
+  }
+  const [from, to] = [ours, theirs].map((level) => level.map((name) => `${name}.`).join('')) as [string, string]
+  return (module) => found.get(module) ?? (module.startsWith(from) ? to + module.slice(from.length) : module)
+}
+
 /** `base_model.model.` is PEFT's; the others are left by FSDP and torch.compile. */
 function stripPrefixes(module: string): string {
   const bare = module.replace(/(^|\.)(?:_fsdp_wrapped_module|_orig_mod)(?=\.)/g, '').replace(/^\./, '')

@@ -14,8 +14,10 @@ export function compareLogits(logits: Float32Array, reference: Float32Array): Co
   for (let i = 0; i < reference.length; i++) {
     const value = reference[i]!
     const difference = Math.abs(logits[i]! - value)
-    // NaN must not pass as small.
-    maxDifference = difference <= maxDifference ? maxDifference : difference
+    if (!(difference <= maxDifference)) {
+      // NaN must not pass as small, and no later difference takes its place.
+      maxDifference = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference
+    }
     sum += value
     squares += value * value
   }

@@ -53,7 +53,11 @@ function isDtype(value: string): value is WeightFormat {
 
 async function caseNames(folder: string, only: string | undefined): Promise<string[]> {
   const found: string[] = []
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((error: Error) => {
+    console.error(`${folder} can't be read: ${error.message}`)
+    process.exit(2)
+  })
+  for (const entry of entries) {
     if (entry.isDirectory() && (only === undefined || entry.name === only)) {
       const files = await readdir(join(folder, entry.name))
       if (files.includes('golden.json')) {

@@ -1,6 +1,6 @@
 /** The options of `npm start`, read from its arguments. */
 
-import { readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 
@@ -85,7 +85,7 @@ export function parseStartOptions(argv: readonly string[]): StartOptions | 'help
 /** The adapters right below the roots: folder names, which are their local ids too. */
 export function localAdapters(roots: readonly string[]): string[] {
   return roots.flatMap((root) =>
-    readdirSync(root).filter((name) => statSync(join(root, name, 'adapter_config.json'), { throwIfNoEntry: false })),
+    readdirSync(root).filter((name) => existsSync(join(root, name, 'adapter_config.json'))),
   )
 }
 

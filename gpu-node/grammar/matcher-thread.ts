@@ -135,8 +135,10 @@ async function nextMask({ matcher, guard, slot }: MatchedSequence): Promise<Slot
   }
   const mask = await matcher.getNextTokenBitmask()
   guard?.restrict(mask)
-  // Only stop tokens are left: the text is complete, and running the model to be told so is a waste.
-  if (mask.every((word, i) => (word & ~(stopMask[i] ?? 0)) === 0)) {
+  // Only stop tokens are left: the text is complete, and running the model to be told so is a waste. With nothing left at
+  // all it is not, and the sampler finds that no token is allowed.
+  const mayEnd = vocabulary.stopTokens.length === 0 || mask.some((word, i) => (word & (stopMask[i] ?? 0)) !== 0)
+  if (mayEnd && mask.every((word, i) => (word & ~(stopMask[i] ?? 0)) === 0)) {
     return ENDED
   }
   slot.mask.set(mask)

@@ -1,6 +1,7 @@
 /** Numeric keywords: reading them, and the numbers they allow. */
 
-import { type Expr, optional, repeat, sequence, text } from './expr.ts'
+import { chars } from './char-set.ts'
+import { choice, type Expr, oneOf, optional, repeat, sequence, text } from './expr.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import { DIGIT, integer } from './json-text.ts'
 import { type Bound, integerBetween, numberBetween } from './number-range.ts'
@@ -8,6 +9,9 @@ import type { SchemaObject } from './schema-keywords.ts'
 
 /** Above this a count is as good as unbounded, and costs as much as its size to compile. */
 const MAX_COUNT = 10_000
+
+/** Of multiples of 10, 100 …: doubles hold every whole number of so many, so that a validator divides without a rest. */
+const MAX_MULTIPLE_DIGITS = 15
 
 /** A keyword that counts something. */
 export function countKeyword(schema: SchemaObject, keyword: string, path: string): number | undefined {
@@ -47,7 +51,9 @@ function multipleExpr(multiple: number, bounded: boolean, path: string): Expr {
   if (power <= 0) {
     return power === 0 ? integer() : sequence(integer(), optional(sequence(text('.'), repeat(DIGIT, 1, -power))))
   }
-  return sequence(integer(), text('0'.repeat(power)))
+  const digits = repeat(DIGIT, 0, MAX_MULTIPLE_DIGITS - power - 1)
+  const multiples = sequence(optional(text('-')), oneOf(chars('1-9')), digits, text('0'.repeat(power)))
+  return choice(text('0'), multiples)
 }
 
 function bound(

@@ -199,7 +199,13 @@ async function doraGain(
         row[k]! += factor * loraA[r * inFeatures + k]!
       }
     }
-    return value / Math.sqrt(row.reduce((sum, it) => sum + it * it, 0))
+    const gain = value / Math.sqrt(row.reduce((sum, it) => sum + it * it, 0))
+    if (!Number.isFinite(Math.fround(gain))) {
+      throw refusal(
+        `'${module.name}' has a magnitude of ${value} for output ${n}, whose adapted weights are too small for it`,
+      )
+    }
+    return gain
   })
 }
 

@@ -6,6 +6,7 @@
 import type { MergeStrategy, SignMethod } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { LoraAdapter, LoraModule } from '../../model/packed-adapter.ts'
+import { firstNotFinite } from '../lora-module.ts'
 import { sharedFloats } from '../raw-tensor.ts'
 import { checkParts } from './merge-checks.ts'
 import { seededRandom } from './seeded-random.ts'
@@ -42,6 +43,11 @@ export function mergeAdapters(parts: readonly LoraAdapter[], recipe: MergeRecipe
       }
     }
     modules.push(recipe.strategy === 'cat' ? concatenate(name, contributions) : combine(name, contributions, recipe))
+  }
+  const overflown = modules.find(({ loraA, loraB }) => [loraA, loraB].some((it) => firstNotFinite(it) !== undefined))
+  if (overflown !== undefined) {
+    const message = `the weights are too large: ${overflown.name} leaves single precision`
+    throw new RingletError('merge_invalid', message, { param: 'merged_adapters.weights' })
   }
   if (modules.every(({ loraA, loraB }) => isZero(loraA) || isZero(loraB))) {
     throw new RingletError('merge_invalid', 'the merged adapter has no effect: all its deltas are zero')

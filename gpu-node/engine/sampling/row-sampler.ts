@@ -1,7 +1,7 @@
 /** Draws for the rows of one run, whose logits came whole or were kept on a device. */
 
 import type { KeptLogits, ShortlistAsk } from '../engine-types.ts'
-import { type Draw, type DrawContext, isGreedy, Sampler } from './sampler.ts'
+import { type Draw, type DrawContext, isGreedy, Sampler, temperatureOf } from './sampler.ts'
 import { leavesScores } from './score-changes.ts'
 import { canShortlist, ShortlistSampler, type SpanDraw } from './shortlist-sampler.ts'
 
@@ -88,6 +88,6 @@ function askOf({ row, context: { params, history, mask } }: RowDraw): ShortlistA
     row,
     changes: leavesScores(params) ? undefined : history.changes,
     mask,
-    temperature: isGreedy(params) ? 1 : params.temperature,
+    temperature: isGreedy(params) ? 1 : temperatureOf(params),
   }
 }

@@ -77,7 +77,7 @@ export class Sampler {
   /** Inverse transform over the surviving tokens in the order of their ids. */
   #draw(best: number, { params, draw }: DrawContext): number {
     const kernel = this.#kernel
-    const total = kernel.weigh(best, 1 / Math.max(params.temperature, SMALLEST_TEMPERATURE))
+    const total = kernel.weigh(best, 1 / temperatureOf(params))
     const random = uniform(params.seed, draw)
     if (!truncates(params)) {
       return firstBeyond(kernel.weights, kernel.weights.length, random * total)
@@ -93,8 +93,13 @@ export function isGreedy({ doSample, temperature }: SamplingParams): boolean {
   return !doSample || temperature === 0
 }
 
-/** Smaller ones would overflow single precision; at this one, any difference in score already decides. */
-export const SMALLEST_TEMPERATURE = 1e-30
+/** Beyond these, reciprocals leave single precision; below the one any difference in score decides, above the other none. */
+const SMALLEST_TEMPERATURE = 1e-30
+const LARGEST_TEMPERATURE = 1e30
+
+export function temperatureOf({ temperature }: SamplingParams): number {
+  return Math.min(Math.max(temperature, SMALLEST_TEMPERATURE), LARGEST_TEMPERATURE)
+}
 
 export function truncates(params: SamplingParams): boolean {
   const { topK, topP = 1, minP = 0, typicalP = 1 } = params

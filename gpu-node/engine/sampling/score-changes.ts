@@ -97,15 +97,13 @@ export function changeScores(
     addWatermark(scores, previousToken)
   }
   for (const [token, bias] of params.logitBias ?? []) {
-    scores[token] = (scores[token] as number) + bias
+    scores[token] = bounded((scores[token] as number) + bias)
   }
-  const repetition = params.repetitionPenalty ?? 1
   for (const token of history.seen) {
-    const score = scores[token] as number
-    scores[token] = score > 0 ? score / repetition : score * repetition
+    scores[token] = repeated(scores[token] as number, params)
   }
   for (const [token, count] of history.generated) {
-    scores[token] = (scores[token] as number) - penaltyOf(params, count)
+    scores[token] = bounded((scores[token] as number) - penaltyOf(params, count))
   }
   if (mask !== undefined) {
     applyMask(scores, mask)
@@ -123,19 +121,17 @@ export function changeListed(
   for (const [token, bias] of params.logitBias ?? []) {
     const at = placeOf(tokens, token)
     if (at >= 0) {
-      scores[at] = (scores[at] as number) + bias
+      scores[at] = bounded((scores[at] as number) + bias)
     }
   }
-  const repetition = params.repetitionPenalty ?? 1
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i] as number
     if (history.hasSeen(token)) {
-      const score = scores[i] as number
-      scores[i] = score > 0 ? score / repetition : score * repetition
+      scores[i] = repeated(scores[i] as number, params)
     }
     const count = history.countOf(token)
     if (count > 0) {
-      scores[i] = (scores[i] as number) - penaltyOf(params, count)
+      scores[i] = bounded((scores[i] as number) - penaltyOf(params, count))
     }
     if (mask !== undefined && (((mask[token >> 5] ?? 0) >>> (token & 31)) & 1) === 0) {
       scores[i] = -Infinity
@@ -156,6 +152,17 @@ function placeOf(tokens: Int32Array, token: number): number {
     }
   }
   return tokens[low] === token ? low : -1
+}
+
+/** The largest single; what is above it would be infinite, and differences to it no numbers. */
+const LARGEST_SCORE = (2 - 2 ** -23) * 2 ** 127
+
+function bounded(score: number): number {
+  return Math.min(score, LARGEST_SCORE)
+}
+
+function repeated(score: number, { repetitionPenalty = 1 }: SamplingParams): number {
+  return score > 0 ? bounded(score / repetitionPenalty) : score * repetitionPenalty
 }
 
 function penaltyOf({ frequencyPenalty = 0, presencePenalty = 0 }: SamplingParams, count: number): number {

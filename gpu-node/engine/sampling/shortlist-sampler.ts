@@ -14,7 +14,7 @@ import {
   isGreedy,
   likeliest,
   logprobOf,
-  SMALLEST_TEMPERATURE,
+  temperatureOf,
   truncates,
 } from './sampler.ts'
 import { changeListed, leavesScores } from './score-changes.ts'
@@ -111,7 +111,7 @@ export class ShortlistSampler {
     scores.fill(-Infinity)
     scores.set(logits)
     changeListed(scores.subarray(0, logits.length), tokens, params, history, mask)
-    this.#span.weigh(list.best, 1 / Math.max(params.temperature, SMALLEST_TEMPERATURE))
+    this.#span.weigh(list.best, 1 / temperatureOf(params))
     const at = firstBeyond(weights, logits.length, target - before)
     let sum = before
     for (let i = 0; i < at; i++) {
@@ -146,7 +146,7 @@ export class ShortlistSampler {
   ): number | SpanDraw | undefined {
     const { params, draw } = context
     const random = uniform(params.seed, draw)
-    const scale = 1 / Math.max(params.temperature, SMALLEST_TEMPERATURE)
+    const scale = 1 / temperatureOf(params)
     const listTotal = this.#kernel.weigh(best, scale)
     const complete = floor === -Infinity
     if (!truncates(params)) {
@@ -250,8 +250,8 @@ function sumOf(values: Float32Array): number {
 }
 
 /** `error`: of scores. */
-function sumError({ temperature }: SamplingParams, error: number): number {
-  return SUM_ERROR + error / Math.max(temperature, SMALLEST_TEMPERATURE)
+function sumError(params: SamplingParams, error: number): number {
+  return SUM_ERROR + error / temperatureOf(params)
 }
 
 function largestOf(scores: Float32Array, count: number): number {

@@ -206,6 +206,16 @@ describe('refusals', () => {
     await expect(merge(['merge-a', 'merge-b'], 'linear', [0, 0])).rejects.toThrow(/no effect/)
   })
 
+  it('weights so large that the result is no numbers', async () => {
+    const parts = [await read('merge-a'), await read('merge-b')]
+    for (const strategy of ['linear', 'ties', 'dare_linear', 'dare_ties', 'cat'] as const) {
+      const recipe = toRecipe(selection(strategy, [1e300, 1e300], { density: 1 }))
+      expect(() => mergeAdapters(parts, recipe, 'x'), strategy).toThrow(
+        /too large: model\.layers.* leaves single precision/,
+      )
+    }
+  })
+
   it('fields that a strategy does not use do not make another merge', () => {
     expect(toRecipe(selection('linear', [1, 2], { density: 0, seed: 3, signMethod: 'frequency' }))).toEqual(
       toRecipe(selection('linear', [1, 2])),

@@ -5,6 +5,7 @@ import { baseWeightsOf } from '../../../gpu-node/adapters/base-weights.ts'
 import { printReport } from '../../../gpu-node/adapters/load-report.ts'
 import { inspectPeftAdapter, readPeftAdapter } from '../../../gpu-node/adapters/peft.ts'
 import { type Checkpoint, openCheckpoint } from '../../../gpu-node/model/checkpoint.ts'
+import { packAdapter } from '../../../gpu-node/model/pack-adapter.ts'
 import {
   adapterFiles,
   LLAMA_ADAPTERS,
@@ -136,10 +137,21 @@ describe('refuses what it would not apply, with the numbers', () => {
     ],
     ['a pattern of unknown syntax', { target_modules: '(?#x)q_proj' }, /no counterpart/],
     ['no effect', { lora_alpha: 0 }, /zero effect: all 12 modules/],
+    ['a scaling that B does not bear', { lora_alpha: 1e300 }, /times the scaling 1.25e\+299: beyond single precision/],
   ])('%s', async (_, config, message) => {
     const { adapter, report } = await changed('merge-a', config)
     expect(adapter).toBeUndefined()
     expect(report.problems.join('\n')).toMatch(message)
+  })
+
+  it('DoRA’s magnitudes that the adapted weights do not bear', async () => {
+    const { adapter } = await read(golden('dora-r8'))
+    const [first, ...others] = adapter.modules
+    // The rows of this base are about one long: some are shorter.
+    const module = { ...first!, loraB: first!.loraB.map(() => 0), magnitude: first!.magnitude!.map(() => 3.4e38) }
+    await expect(packAdapter({ ...adapter, modules: [module, ...others] }, base)).rejects.toThrow(
+      /has a magnitude of 3.39.*e\+38 for output \d+, whose adapted weights are too small for it/,
+    )
   })
 
   it('a tensor of no module, a missing half of a pair, a tensor twice', async () => {
@@ -222,6 +234,42 @@ describe('names', () => {
     })
     expect(report.accepted).toBe(true)
     expect(report.digest).toBe((await read(golden('merge-a'))).report.digest)
+  })
+
+  it('patterns of the config are for the names as the file has them', async () => {
+    const level = 'model.language_model.layers'
+    const { report } = await changed(
+      'merge-a',
+      {
+        target_modules: String.raw`.*language_model.*\.[qkvo]_proj`,
+        alpha_pattern: { [`${level}.0.self_attn.q_proj`]: 4, '^model.layers.1.self_attn.q_proj': 2 },
+      },
+      (tensors) => {
+        for (const [name, tensor] of [...tensors]) {
+          tensors.delete(name)
+          tensors.set(name.replace('base_model.model.model.layers', `base_model.model.${level}`), tensor)
+        }
+      },
+    )
+    expect(report.problems).toEqual([])
+    const scalings = report.modules.filter(({ scaling }) => scaling !== 2).map(({ name, scaling }) => [name, scaling])
+    expect(scalings).toEqual([['model.layers.0.self_attn.q_proj', 0.5]])
+  })
+
+  it('a module that such a pattern names and the file lacks is missed', async () => {
+    const { report } = await changed(
+      'merge-a',
+      { target_modules: String.raw`.*language_model.*\.[qkvo]_proj` },
+      (tensors) => {
+        for (const [name, tensor] of [...tensors]) {
+          tensors.delete(name)
+          if (!name.includes('layers.1.self_attn.q_proj')) {
+            tensors.set(name.replace('base_model.model.', 'base_model.model.language_model.'), tensor)
+          }
+        }
+      },
+    )
+    expect(report.problems.join()).toMatch(/the file has no tensors for 1 of them/)
   })
 
   it('prints a report that names ranks, modules and reasons', async () => {

@@ -102,9 +102,43 @@ describe('patterns from strangers', () => {
 
   it('are translated from Python, or refused', () => {
     expect(toJavaScriptPattern(String.raw`(?P<a>x)(?P=a)\Z`)).toEqual({ source: String.raw`(?<a>x)\k<a>$`, flags: '' })
-    for (const pattern of ['(?#note)a', 'a++', '(?i:a)', '(?m)^a']) {
+    for (const pattern of [
+      '(?#note)a',
+      'a++',
+      'a{2}+',
+      '(?i:a)',
+      '(?m)^a',
+      '(?x)a',
+      '(?>a)',
+      '(?<a>x)',
+      '(a)\\1',
+      'a\\',
+    ]) {
       expect(() => toJavaScriptPattern(pattern), pattern).toThrow(PatternError)
     }
     expect(() => firstMatches(['(a'], ['a'])).toThrow(/no regular expression/)
+  })
+
+  it('match what they match in Python where both languages take them', () => {
+    // [pattern, matches, does not], all seen with Python 3.11's re.fullmatch.
+    const seen: [string, string, string][] = [
+      [String.raw`layers\.\d{,1}\.q`, 'layers.1.q', 'layers.{,1}.q'],
+      [String.raw`layers\.\d{,}`, 'layers.12', 'layers.a'],
+      ['a{}b{x}', 'a{}b{x}', 'ab'],
+      ['q[]x]', 'q]', 'q'],
+      ['q[^]x]', 'qa', 'q]'],
+      [String.raw`q[\]x]`, 'q]', 'q'],
+      ['[(?P<+]+', '(?P<+', 'x'],
+      [String.raw`a\++?`, 'a++', 'aa'],
+      ['(?s)a.b', 'a\nb', 'ab'],
+      [
+        String.raw`(?:.*?(?:language|text).*?(?:attn|mlp).*?(?:q_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.mlp)`,
+        'model.layers.12.mlp',
+        'model.layers.x.mlp',
+      ],
+    ]
+    for (const [pattern, matches, doesNot] of seen) {
+      expect([pattern, ...firstMatches([pattern], [matches, doesNot])]).toEqual([pattern, 0, undefined])
+    }
   })
 })

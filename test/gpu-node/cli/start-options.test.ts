@@ -22,6 +22,7 @@ test('another model has none of the demo’s adapters; those of a folder are its
   mkdirSync(join(root, 'acme'))
   writeFileSync(join(root, 'acme/adapter_config.json'), '{}')
   mkdirSync(join(root, 'notes'))
+  writeFileSync(join(root, 'README.md'), 'a file beside them')
   expect(parseStartOptions(['--adapter-root', root])).toMatchObject({ adapterRoots: [root] })
   expect(localAdapters([root])).toEqual(['acme'])
 })

@@ -7,6 +7,7 @@ import { toEbnf } from '../../../gpu-node/grammar/ebnf.ts'
 import type { Expr } from '../../../gpu-node/grammar/expr.ts'
 import { integerBetween, numberBetween } from '../../../gpu-node/grammar/number-range.ts'
 import { regexToExpr } from '../../../gpu-node/grammar/regex.ts'
+import { numberExpr } from '../../../gpu-node/grammar/schema-numbers.ts'
 import { utf8Ranges } from '../../../gpu-node/grammar/utf8-ranges.ts'
 import { loadXgrammar } from '../../../gpu-node/grammar/xgrammar.ts'
 
@@ -95,6 +96,22 @@ describe('numbers between bounds', () => {
       { numRuns: 300 },
     )
   })
+})
+
+test.each([10, 1000])('multiples of %i: whole numbers that end in zeros, and 0, as JSON writes them', (multiple) => {
+  const pattern = toRegExp(numberExpr({ multipleOf: multiple }, 'integer', '#')!)
+  fc.assert(
+    fc.property(fc.integer({ min: -100_000, max: 100_000 }), (n) => {
+      expect([n, pattern.test(String(n))]).toEqual([n, n % multiple === 0])
+      expect([n, pattern.test(String(n * multiple))]).toEqual([n, true])
+    }),
+  )
+  for (const bad of ['000', '00', '-0', '-000', '01000', '-', '']) {
+    expect([bad, pattern.test(bad)]).toEqual([bad, false])
+  }
+  // No double holds every multiple above this.
+  expect(pattern.test(`1${'0'.repeat(14)}`)).toBe(true)
+  expect(pattern.test(`1${'0'.repeat(15)}`)).toBe(false)
 })
 
 test('regular expressions match what JavaScript’s match', () => {

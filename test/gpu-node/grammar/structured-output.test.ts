@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { GrammarSpec } from '../../../gpu-node/grammar/grammar-spec.ts'
 import { RingletError } from '../../../shared/errors.ts'
-import { createHarness, EOS, type Harness, seededRandom } from './grammar-harness.ts'
+import { allowedTokens, createHarness, EOS, type Harness, seededRandom } from './grammar-harness.ts'
 import { validates } from './schema-check.ts'
 
 let harness: Harness
@@ -229,6 +229,21 @@ describe('a wrong grammar is its caller’s alone', () => {
     expect(lease.notEnforced).toEqual(['#/uniqueItems'])
     lease.release()
   })
+})
+
+test.each([
+  ['root ::= root', ''],
+  ['root ::= a\na ::= b\nb ::= a', ''],
+  ['root ::= "a" b\nb ::= "x" b', 'axxxxx'],
+])('a grammar without an end is no answer that has ended: %s', async (grammar, before) => {
+  const lease = await harness.service.acquire({ kind: 'ebnf', grammar })
+  const id = `endless ${grammar}`
+  harness.masks.begin(id, lease.grammarId, Int32Array.from(harness.tokenizer.encode(before, false)))
+  // An empty mask fails the sequence: nothing is allowed.
+  const mask = await harness.nextMask(id)
+  expect(mask === undefined ? 'ended' : allowedTokens(mask).includes(EOS)).toBe(false)
+  harness.masks.end(id)
+  lease.release()
 })
 
 test('a sequence continues after tokens that were delivered before', async () => {

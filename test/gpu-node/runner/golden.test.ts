@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { runGoldenCase } from '../../../gpu-node/cli/golden-case.ts'
+import { compareLogits } from '../../../gpu-node/cli/golden-compare.ts'
 
 const folder = join(import.meta.dirname, '../../fixtures/goldens')
 
@@ -20,5 +21,21 @@ describe('logits and greedy tokens of the reference, alone and all runs in one b
     expect(Math.max(...relative)).toBeLessThan(0.4)
     const changes = rows.flatMap((row) => row.perplexityChange ?? [])
     expect(Math.max(...changes.map(Math.abs))).toBeLessThan(0.05)
+  })
+})
+
+describe('what goes wrong is told', () => {
+  test('a logit that is no number is an infinite difference, wherever it stands', () => {
+    for (const at of [0, 1, 3]) {
+      const logits = Float32Array.of(1, 2, 3, 4)
+      logits[at] = Number.NaN
+      expect(compareLogits(logits, Float32Array.of(1, 2, 3, 4)).maxDifference).toBe(Number.POSITIVE_INFINITY)
+    }
+  })
+
+  test('a case that can’t be run is named, with the reason', async () => {
+    const open = () => Promise.reject(new Error('no such device'))
+    const report = await runGoldenCase(join(folder, 'gpt2'), 'gpt2', 'int8', { open })
+    expect(report).toEqual({ name: 'gpt2', rows: [], notCovered: ['its runs: no such device'] })
   })
 })

@@ -173,3 +173,33 @@ test('a tiny temperature is greedy, not an overflow', () => {
     expect(tokenOf(sample(row, { doSample: true, temperature })).tokenId).toBe(greedy)
   }
 })
+
+test('a huge temperature makes all allowed tokens alike', () => {
+  const row = Float32Array.from({ length: VOCAB }, (_, i) => Math.sin(i))
+  const mask = new Int32Array(Math.ceil(VOCAB / 32))
+  mask[0] = 0b111 << 20
+  for (const temperature of [1e30, 1e39, 1e300]) {
+    const drawn = new Set<number>()
+    for (let seed = 0; seed < 50; seed++) {
+      drawn.add(tokenOf(sample(row, { doSample: true, temperature, seed }, { mask })).tokenId)
+    }
+    expect([temperature, [...drawn].sort()]).toEqual([temperature, [20, 21, 22]])
+  }
+})
+
+test.each<[string, Partial<SamplingParams>]>([
+  ['frequency_penalty', { frequencyPenalty: -1e300 }],
+  ['presence_penalty', { presencePenalty: -3.4e38 }],
+  ['repetition_penalty', { repetitionPenalty: 1e-40 }],
+  ['logit_bias', { logitBias: [[9, 1e300]] }],
+])('a %s that lifts a score out of single precision draws that token, and no other', (_, params) => {
+  const row = Float32Array.from({ length: VOCAB }, (_, i) => 1 + Math.sin(i))
+  for (const truncation of [{}, { topK: 5 }, { topP: 0.5 }, { minP: 0.1 }, { typicalP: 0.5 }]) {
+    const draw = sample(
+      row,
+      { doSample: true, temperature: 1, ...params, ...truncation },
+      { prompt: [], generated: [9] },
+    )
+    expect([truncation, tokenOf(draw).tokenId]).toEqual([truncation, 9])
+  }
+})

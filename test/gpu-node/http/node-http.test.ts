@@ -262,6 +262,20 @@ describe('/v1/chat/completions', () => {
     expect(content[0]?.top_logprobs).toHaveLength(2)
   })
 
+  test.each([
+    ['a stop string', { stop: ['k you for yo'] }],
+    ['the end token', {}],
+  ])('logprobs are those of the content: without %s', async (_ended, fields) => {
+    const reply = await chatted(node.post('/v1/chat/completions', chat({ logprobs: true, ...fields })))
+    const [choice] = reply.choices
+    const tokens = choice?.logprobs?.content?.map(({ token }) => token) ?? []
+    expect(choice?.finish_reason).toBe('stop')
+    // A token that the cut goes through is there whole.
+    expect(tokens.slice(0, -1).join('').length).toBeLessThan(choice?.message.content?.length ?? 0)
+    expect(tokens.join('').startsWith(choice?.message.content ?? '?')).toBe(true)
+    expect(tokens).not.toContain('<|end|>')
+  })
+
   test('JSON of a schema is what comes, whatever the model would say', async () => {
     const schema = {
       type: 'object',

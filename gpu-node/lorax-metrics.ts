@@ -54,6 +54,7 @@ const BY_CODE: Partial<Record<ErrorCode, Failure>> = {
   body_too_large: 'bad_request',
   content_type_unsupported: 'bad_request',
   adapter_not_found: 'download_adapter',
+  model_not_found: 'download_adapter',
   adapter_home_unreachable: 'download_adapter',
   adapter_not_ready: 'download_adapter',
   adapter_refused: 'load_adapter',

@@ -46,19 +46,31 @@ export function isAdapterSource(value: string): value is AdapterSource {
   return (ADAPTER_SOURCES as readonly string[]).includes(value)
 }
 
+/** Where the caller has the name and its source: refusals say so. */
+export interface NameFields {
+  name: string
+  source: string
+}
+const NAME_FIELDS: NameFields = { name: 'adapter_id', source: 'adapter_source' }
+
 /**
  * Reads an adapter's name. With `source` (any letter case, LoRAX's `adapter_source`) the id is taken literally; a source
  * written in front (`local:orders-json`, `hub:org/name@rev`, `s3://bucket/prefix`) counts the same. Without one, an id with
  * `/` belongs to `defaultSource`, and an id without `/` is an alias.
  */
-export function parseAdapterName(name: string, source?: string, defaultSource: AdapterSource = 'hub'): AdapterName {
-  checkId(name)
+export function parseAdapterName(
+  name: string,
+  source?: string,
+  defaultSource: AdapterSource = 'hub',
+  fields = NAME_FIELDS,
+): AdapterName {
+  checkId(name, fields.name)
   if (source !== undefined) {
     const wanted = source.toLowerCase()
     if (!isAdapterSource(wanted)) {
       const known = ADAPTER_SOURCES.join(', ')
       throw new RingletError('field_invalid', `adapter_source '${printable(source)}' is unknown; known: ${known}`, {
-        param: 'adapter_source',
+        param: fields.source,
       })
     }
     return { kind: 'ref', ref: toRef(wanted, stripPrefix(wanted, name)) }
@@ -70,7 +82,7 @@ export function parseAdapterName(name: string, source?: string, defaultSource: A
   const prefix = colon > 0 ? name.slice(0, colon).toLowerCase() : ''
   if (isAdapterSource(prefix)) {
     const id = name.slice(colon + 1)
-    checkId(id)
+    checkId(id, fields.name)
     return { kind: 'ref', ref: toRef(prefix, id) }
   }
   if (name.includes('/')) {
@@ -130,14 +142,14 @@ function stripPrefix(source: AdapterSource, id: string): string {
   return id.toLowerCase().startsWith(`${source}:`) && !id.startsWith('s3://') ? id.slice(source.length + 1) : id
 }
 
-function checkId(id: string): void {
+function checkId(id: string, param: string): void {
   if (id.length === 0 || id.length > MAX_ADAPTER_ID_LENGTH) {
     const limit = `1 to ${MAX_ADAPTER_ID_LENGTH} characters`
-    throw new RingletError('field_invalid', `an adapter id has ${limit}; given: ${id.length}`, { param: 'adapter_id' })
+    throw new RingletError('field_invalid', `an adapter id has ${limit}; given: ${id.length}`, { param })
   }
   // Control characters would break headers and logs; no home uses them.
   if (/\p{Cc}/u.test(id)) {
-    throw new RingletError('field_invalid', 'an adapter id has no control characters', { param: 'adapter_id' })
+    throw new RingletError('field_invalid', 'an adapter id has no control characters', { param })
   }
 }
 

@@ -73,6 +73,9 @@ def _():
     content = create(logprobs=True, top_logprobs=2, max_tokens=3).choices[0].logprobs.content
     assert len(content) == 3 and all(len(entry.top_logprobs) == 2 for entry in content)
     assert bytes(b for entry in content for b in entry.bytes).decode() == "".join(entry.token for entry in content)
+    # OpenAI's cookbook reads a reply back from the bytes of its logprobs.
+    choice = create(logprobs=True).choices[0]
+    assert bytes(b for entry in choice.logprobs.content for b in entry.bytes).decode() == choice.message.content
     assert create(logit_bias={"395": -100}, max_tokens=1).choices[0].message.content != "Dear"
 
 
@@ -130,7 +133,9 @@ def _():
 
 @checks.check("errors: classes, code, param")
 def _():
-    raises(openai.NotFoundError, lambda: create(model="nobody"))
+    for missing in ["nobody", "local:nobody"]:
+        error = raises(openai.NotFoundError, lambda: create(model=missing))
+        assert (error.code, error.param) == ("model_not_found", "model")
     error = raises(openai.BadRequestError, lambda: create(temperature=5))
     assert error.param == "temperature" and error.code == "field_invalid" and error.type == "invalid_request_error"
     stranger = OpenAI(base_url=f"{url}/v1", api_key="rl_nobody_nothing", max_retries=0)

@@ -26,23 +26,22 @@ export function mayUseBase(name: string, scopes: Scopes): boolean {
 
 /**
  * Ids whose meaning could differ between the pattern that allowed them and the home that resolves them are refused:
- * `team-a/../team-b/x` matches `team-a/*`.
+ * `team-a/../team-b/x` matches `team-a/*`. So are those that the home could never have. `param`: where the caller has the id.
  */
-export function checkPlainId(ref: AdapterRef): void {
+export function checkPlainId(ref: AdapterRef, param = 'adapter_id'): void {
   const segments = ref.id.split('/')
   const absolute = ref.source === 'local' && segments[0] === ''
   const inner = absolute ? segments.slice(1) : segments
   const trailing = inner.at(-1) === '' && inner.length > 1
   const names = trailing ? inner.slice(0, -1) : inner
   if (ref.id.includes('\\') || names.some((name) => name === '' || name === '.' || name === '..')) {
-    throw new RingletError('field_invalid', "an adapter id has no empty, '.' or '..' parts and no backslash", {
-      param: 'adapter_id',
-    })
+    throw new RingletError('field_invalid', "an adapter id has no empty, '.' or '..' parts and no backslash", { param })
   }
   if (ref.source === 's3' && names.length < 2) {
-    throw new RingletError('field_invalid', "an s3 adapter id is 's3://bucket/prefix' or 'bucket/prefix'", {
-      param: 'adapter_id',
-    })
+    throw new RingletError('field_invalid', "an s3 adapter id is 's3://bucket/prefix' or 'bucket/prefix'", { param })
+  }
+  if (ref.source === 'pbase' && names.length > 2) {
+    throw new RingletError('field_invalid', "a pbase adapter id is 'repo' or 'repo/version'", { param })
   }
 }
 

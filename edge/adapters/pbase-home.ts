@@ -1,7 +1,6 @@
 /** Asks Predibase whether a caller may read an adapter. Everything there is private: without a token there is no answer. */
 
 import type { AdapterRef } from '../../shared/adapter-ref.ts'
-import { RingletError } from '../../shared/errors.ts'
 import { askHome, type HomeVerdict, REFUSED } from './home-verdict.ts'
 
 export interface PbaseOptions {
@@ -17,10 +16,7 @@ export async function askPredibase(
   options: PbaseOptions,
 ): Promise<HomeVerdict> {
   const [repo = '', version, ...rest] = ref.id.split('/').map(encodeURIComponent)
-  if (rest.length > 0) {
-    throw new RingletError('field_invalid', "a pbase adapter id is 'repo' or 'repo/version'", { param: 'adapter_id' })
-  }
-  if (token === undefined) {
+  if (token === undefined || rest.length > 0) {
     return REFUSED
   }
   const base = options.endpoint.replace(/\/+$/, '')

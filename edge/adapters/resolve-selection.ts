@@ -5,10 +5,12 @@ import {
   type AdapterSelection,
   type AdapterSource,
   formatAdapterRef,
+  type NameFields,
   parseAdapterName,
   selectionKey,
   selectionRefs,
 } from '../../shared/adapter-ref.ts'
+import { adapterField, fieldIn } from '../../shared/api/adapter-fields.ts'
 import type { AdapterFields, ApiStyle, MergeFields } from '../../shared/api/generate-request.ts'
 import type { Scopes } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
@@ -27,8 +29,8 @@ export interface ResolveContext {
 export interface ResolvedSelection {
   /** Aliases resolved; revisions only where the caller or an alias pinned one. */
   selection: AdapterSelection
-  /** As the caller wrote them, one for each ref of the selection. */
-  names: string[]
+  /** As the caller wrote them, and where; one for each ref of the selection. */
+  named: { name: string; field: string }[]
   placementKey: string
   /** By ref spelling. */
   adapterTokens: Record<string, string>
@@ -44,11 +46,13 @@ export async function resolveSelection(fields: AdapterFields, context: ResolveCo
   const selection = await toSelection(fields, context, adapterTokens)
   if (Object.values(adapterTokens).reduce((sum, token) => sum + token.length, 0) > MAX_TOKENS_LENGTH) {
     throw new RingletError('field_invalid', `adapter tokens have ${MAX_TOKENS_LENGTH} characters at most together`, {
-      param: 'api_token',
+      param: fieldIn(context.api, 'api_token'),
     })
   }
-  const names = fields.merge?.parts.map((part) => part.id) ?? [fields.adapterId ?? fields.model ?? '']
-  return { selection, names, placementKey: selectionKey(selection), adapterTokens, usageName: usageName(selection) }
+  const named = fields.merge?.parts.map(({ id }, i) => ({ name: id, field: partField(context.api, 'ids', i) })) ?? [
+    { name: fields.adapterId ?? fields.model ?? '', field: adapterField(context.api) },
+  ]
+  return { selection, named, placementKey: selectionKey(selection), adapterTokens, usageName: usageName(selection) }
 }
 
 async function toSelection(
@@ -69,7 +73,8 @@ async function toSelection(
   if (namesBase) {
     return toBase(name, context)
   }
-  const ref = await toRef(name, fields.adapterSource, context)
+  const at = { name: adapterField(context.api), source: fieldIn(context.api, 'adapter_source') }
+  const ref = await toRef(name, fields.adapterSource, at, context)
   keepToken(tokens, ref, fields.apiToken ?? context.headerToken)
   return { kind: 'single', ref }
 }
@@ -80,7 +85,9 @@ function toBase(name: string, context: ResolveContext): AdapterSelection {
     throw noNode()
   }
   if (!mayUseBase(base, context.scopes)) {
-    throw new RingletError('scope_denied', 'this token may not use the base model', { param: nameParam(context) })
+    throw new RingletError('scope_denied', 'this token may not use the base model', {
+      param: adapterField(context.api),
+    })
   }
   return { kind: 'base' }
 }
@@ -92,14 +99,17 @@ async function toMerge(
   tokens: Record<string, string>,
 ): Promise<AdapterSelection> {
   const parts = await Promise.all(
-    merge.parts.map(async (part) => {
+    merge.parts.map(async (part, i) => {
       const source = part.source ?? fields.adapterSource
-      if (source === undefined && context.baseModels.includes(part.id)) {
-        throw new RingletError('merge_invalid', 'the base model cannot be a part of a merge', {
-          param: 'merged_adapters.ids',
-        })
+      const at = {
+        name: partField(context.api, 'ids', i),
+        source:
+          part.source === undefined ? fieldIn(context.api, 'adapter_source') : partField(context.api, 'sources', i),
       }
-      const ref = await toRef(part.id, source, context)
+      if (source === undefined && context.baseModels.includes(part.id)) {
+        throw new RingletError('merge_invalid', 'the base model cannot be a part of a merge', { param: at.name })
+      }
+      const ref = await toRef(part.id, source, at, context)
       keepToken(tokens, ref, part.token ?? fields.apiToken ?? context.headerToken)
       return { ref, weight: part.weight }
     }),
@@ -115,20 +125,25 @@ async function toMerge(
 }
 
 /** A name out of scope is refused as such; an alias out of scope looks like one that does not exist. */
-async function toRef(name: string, source: string | undefined, context: ResolveContext): Promise<AdapterRef> {
-  const parsed = parseAdapterName(name, source, context.defaultSource)
+async function toRef(
+  name: string,
+  source: string | undefined,
+  at: NameFields,
+  context: ResolveContext,
+): Promise<AdapterRef> {
+  const parsed = parseAdapterName(name, source, context.defaultSource, at)
   if (parsed.kind === 'ref') {
-    checkPlainId(parsed.ref)
+    checkPlainId(parsed.ref, at.name)
     const refusal = scopeRefusal(parsed.ref, context.scopes)
     if (refusal !== undefined) {
-      throw new RingletError('scope_denied', refusal, { param: nameParam(context) })
+      throw new RingletError('scope_denied', refusal, { param: at.name })
     }
     return parsed.ref
   }
   const target = await context.resolveAlias(parsed.alias)
   if (target === undefined || scopeRefusal(target, context.scopes) !== undefined) {
     // With no node up nobody knows the base's name, and this may be it.
-    throw context.baseModels.length === 0 ? noNode() : adapterNotFound(name, context.api)
+    throw context.baseModels.length === 0 ? noNode() : adapterNotFound(name, context.api, at.name)
   }
   return target
 }
@@ -138,15 +153,15 @@ function noNode(): RingletError {
 }
 
 /** The same words whether the adapter does not exist or is not for this caller. */
-export function adapterNotFound(name: string, api: ApiStyle): RingletError {
+export function adapterNotFound(name: string, api: ApiStyle, param: string): RingletError {
   const shown = name.slice(0, 128).replace(/[^\x20-\x7e]/g, '?')
-  return api === 'openai'
-    ? new RingletError('model_not_found', `the model '${shown}' does not exist or is not for this caller`, {
-        param: 'model',
-      })
-    : new RingletError('adapter_not_found', `the adapter '${shown}' does not exist or is not for this caller`, {
-        param: 'parameters.adapter_id',
-      })
+  const [code, kind] =
+    api === 'openai' ? (['model_not_found', 'model'] as const) : (['adapter_not_found', 'adapter'] as const)
+  return new RingletError(code, `the ${kind} '${shown}' does not exist or is not for this caller`, { param })
+}
+
+function partField(api: ApiStyle, list: 'ids' | 'sources', i: number): string {
+  return fieldIn(api, `merged_adapters.${list}[${i}]`)
 }
 
 function keepToken(tokens: Record<string, string>, ref: AdapterRef, token: string | undefined): void {
@@ -159,8 +174,4 @@ function keepToken(tokens: Record<string, string>, ref: AdapterRef, token: strin
 function usageName(selection: AdapterSelection): string {
   const names = selectionRefs(selection).map((ref) => `${ref.source}:${ref.id}`)
   return selection.kind === 'base' ? 'base' : names.join(' + ').slice(0, 1024)
-}
-
-function nameParam(context: ResolveContext): string {
-  return context.api === 'openai' ? 'model' : 'parameters.adapter_id'
 }

@@ -35,7 +35,7 @@ export function aliasRoutes(): Hono<AppEnv> {
 }
 
 function checkTarget({ source, id, revision }: AdapterRef): void {
-  checkPlainId({ source, id })
+  checkPlainId({ source, id }, 'id')
   if (revision !== undefined && source !== 'hub') {
     throw new RingletError('field_invalid', `only hub adapters have a revision; given for ${source}`, {
       param: 'revision',

@@ -170,14 +170,15 @@ function askAll(c: AppContext, nodes: readonly FleetNode[], control: NodeControl
 }
 
 async function toRef(c: AppContext, name: string): Promise<AdapterRef> {
-  const parsed = parseAdapterName(name, undefined, c.env.config.RINGLET_DEFAULT_SOURCE)
+  const at = 'adapter'
+  const parsed = parseAdapterName(name, undefined, c.env.config.RINGLET_DEFAULT_SOURCE, { name: at, source: at })
   if (parsed.kind === 'ref') {
-    checkPlainId(parsed.ref)
+    checkPlainId(parsed.ref, at)
     return parsed.ref
   }
   const ref = await c.env.aliases.resolve(parsed.alias)
   if (ref === undefined) {
-    throw adapterNotFound(name, 'lorax')
+    throw adapterNotFound(name, 'lorax', at)
   }
   return ref
 }

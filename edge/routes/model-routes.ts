@@ -44,7 +44,7 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
   const verdict = await authorizeSelection(resolved.selection, resolved.adapterTokens, c.env.homes)
   const ref = verdict.kind === 'allowed' ? selectionRefs(verdict.selection)[0] : undefined
   if (ref === undefined) {
-    throw adapterNotFound(model, 'openai')
+    throw adapterNotFound(model, 'openai', 'model')
   }
   const exact = { kind: 'single', ref } as const
   const [held] = await residentDigests(c.env.registry, [formatAdapterRef(ref)])
@@ -97,7 +97,7 @@ async function digestOf(c: AppContext, asked: Asked, snapshot: FleetSnapshot): P
     // A node that is busy or gone leaves the digest unknown; the model is there all the same.
   }
   if (missing) {
-    throw adapterNotFound(asked.model, 'openai')
+    throw adapterNotFound(asked.model, 'openai', 'model')
   }
   return undefined
 }

@@ -104,7 +104,8 @@ async function authorize(c: AppContext, resolved: ResolvedSelection, deps: Forwa
   }
   const verdict = await authorizeSelection(selection, adapterTokens, c.env.homes)
   if (verdict.kind === 'refused') {
-    throw adapterNotFound(resolved.names[verdict.index] ?? '', c.get('errorStyle'))
+    const { name, field } = resolved.named[verdict.index] ?? { name: '', field: '' }
+    throw adapterNotFound(name, c.get('errorStyle'), field)
   }
   return verdict.selection
 }

@@ -39,6 +39,22 @@ export interface Choice {
   end(finish: ChoiceFinish): ChoiceEvent[]
 }
 
+/**
+ * Without what ended the answer: its end token, and the tokens of a stop string, whose text was cut off. A token that the cut
+ * goes through stays. `tokens` are the last ones of the answer, or all.
+ */
+export function contentTokens(tokens: readonly ChoiceToken[], finish: ChoiceFinish): ChoiceToken[] {
+  switch (finish) {
+    case 'eos':
+      return tokens.at(-1)?.special === true ? tokens.slice(0, -1) : [...tokens]
+    case 'stop':
+      return tokens.slice(0, tokens.findLastIndex(({ text }) => text !== '') + 1)
+    case 'length':
+    case 'grammar_end':
+      return [...tokens]
+  }
+}
+
 export function createChoice(index: number, tokenizer: Tokenizer, options: TextStreamOptions): Choice {
   const stream = createTextStream(tokenizer, options)
   let tokenCount = 0

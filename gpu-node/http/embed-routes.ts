@@ -8,9 +8,11 @@ import { RingletError } from '../../shared/errors.ts'
 import type { Ticket } from '../../shared/ticket.ts'
 import type { PackedAdapter } from '../model/packed-adapter.ts'
 import { readAdapterTokens } from './delivered.ts'
+import { apiOf } from './error-reply.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, preparePrompts } from './prepare-prompt.ts'
 import { readJsonBody } from './read-body.ts'
+import { ofAdapter } from './refusals.ts'
 import { adapterHeaders, countHeaders, ignoredHeader } from './reply-headers.ts'
 import type { TicketGuard } from './ticket-guard.ts'
 
@@ -69,7 +71,11 @@ async function embedAll(
   const lease =
     ticket.adapter.kind === 'base'
       ? undefined
-      : await context.adapters.acquire(ticket.adapter, { tenantId: ticket.tenantId, tokens, signal })
+      : await context.adapters
+          .acquire(ticket.adapter, { tenantId: ticket.tenantId, tokens, signal })
+          .catch((error: unknown) => {
+            throw ofAdapter(error, apiOf(parsed.route), ticket.adapter)
+          })
   try {
     const vectors = await runAll(context, prompts, { tenantId: ticket.tenantId, signal, adapter: lease?.packed })
     return {

@@ -96,6 +96,7 @@ function start(
 ): Promise<Generation> {
   return startGeneration(context, {
     ticket: job.ticket,
+    api: job.parsed.api,
     request: job.parsed.request,
     promptField: promptFieldOf(job.parsed),
     adapterTokens: readAdapterTokens(c.req.raw.headers),

@@ -3,7 +3,8 @@
  * ends once: all its choices ended, or one error for all of them.
  */
 
-import type { GenerateRequest, OutputFormat } from '../../shared/api/generate-request.ts'
+import { fieldIn } from '../../shared/api/adapter-fields.ts'
+import type { ApiStyle, GenerateRequest, OutputFormat } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { AdapterTier } from '../../shared/fleet.ts'
 import type { Delivered, Ticket } from '../../shared/ticket.ts'
@@ -18,11 +19,14 @@ import type { Choice, ChoiceEvent } from './choice.ts'
 import { promptScoreCount } from './choice-results.ts'
 import type { NodeContext } from './node-context.ts'
 import { type PreparedPrompt, type PromptField, preparePrompts } from './prepare-prompt.ts'
+import { ofAdapter, ofFormat } from './refusals.ts'
 import { RunningGeneration } from './running-generation.ts'
 import { checkLogitBias } from './sequence-request.ts'
 
 export interface GenerationInput {
   ticket: Ticket
+  /** Of the route: refusals name fields as its bodies do. */
+  api: ApiStyle
   request: GenerateRequest
   promptField: PromptField
   adapterTokens: AdapterTokens
@@ -87,7 +91,7 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
   }
   const { request, ticket } = input
   const arrivedAt = context.clock.steady()
-  checkLogitBias(request, context.engine.spec.vocabSize)
+  checkLogitBias(request, context.engine.spec.vocabSize, fieldIn(input.api, 'logit_bias'))
   const limits = {
     maxPositions: context.engine.spec.maxPositions,
     vocabSize: context.engine.spec.vocabSize,
@@ -149,7 +153,14 @@ async function acquireGrammar(context: NodeContext, input: GenerationInput): Pro
   const { format, toolUse } = input.request
   const caller = { tenantId: input.ticket.tenantId, signal: input.signal }
   if (toolUse === undefined || toolUse.choice.kind === 'none') {
-    return format === undefined ? undefined : context.grammars.acquire(toGrammarSpec(format), caller)
+    if (format === undefined) {
+      return undefined
+    }
+    try {
+      return await context.grammars.acquire(toGrammarSpec(format), caller)
+    } catch (error) {
+      throw ofFormat(error, input.api)
+    }
   }
   const spell = (text: string): string => spellMarker(context.tokenizer, text)
   try {
@@ -168,11 +179,14 @@ async function acquireAdapter(context: NodeContext, input: GenerationInput): Pro
   if (ticket.adapter.kind === 'base') {
     return undefined
   }
-  const lease = await context.adapters.acquire(ticket.adapter, {
+  const caller = {
     tenantId: ticket.tenantId,
     tokens: input.adapterTokens,
     signal: input.signal,
     ...(input.onProgress === undefined ? {} : { onProgress: input.onProgress }),
+  }
+  const lease = await context.adapters.acquire(ticket.adapter, caller).catch((error: unknown) => {
+    throw ofAdapter(error, input.api, ticket.adapter)
   })
   const inEngine = lease.cacheTier === 'ram' && context.engine.isResident(lease.digest)
   return inEngine ? { ...lease, cacheTier: 'engine' } : lease

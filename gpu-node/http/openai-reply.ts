@@ -12,7 +12,7 @@ import type { ParsedOpenAi } from '../../shared/api/openai-request.ts'
 import type { Ticket } from '../../shared/ticket.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import { type ToolMessage, toolCallId, toToolMessage } from '../tools/tool-reply.ts'
-import type { ChoiceFinish, ChoiceToken } from './choice.ts'
+import { type ChoiceFinish, type ChoiceToken, contentTokens } from './choice.ts'
 import { bestFirst, type ChoiceResult } from './choice-results.ts'
 import type { Generation, PromptScores } from './generation.ts'
 import type { NodeIdentity } from './node-context.ts'
@@ -51,7 +51,7 @@ export function toChatCompletion(shape: OpenAiShape, generation: Generation, res
           ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls }),
         },
         logprobs: shape.parsed.reply.logprobs
-          ? { content: toChatLogprobs(shape.tokenizer, result.tokens), refusal: null }
+          ? { content: toChatLogprobs(shape.tokenizer, contentTokens(result.tokens, result.finish)), refusal: null }
           : null,
         finish_reason: toOpenAiFinish(result.finish, toolCalls.length),
       }

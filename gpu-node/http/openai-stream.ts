@@ -2,7 +2,7 @@
 
 import type { ChatChunk, ChatDelta, CompletionChunk } from '../../shared/api/openai-reply.ts'
 import { type ToolDelta, toolCallId, toToolDelta } from '../tools/tool-reply.ts'
-import type { Choice, ChoiceFinish, ChoiceToken } from './choice.ts'
+import { type Choice, type ChoiceFinish, type ChoiceToken, contentTokens } from './choice.ts'
 import { echoParts } from './echo-parts.ts'
 import type { EventWriter } from './event-stream.ts'
 import type { Generation } from './generation.ts'
@@ -28,6 +28,8 @@ interface ChunkShape {
     tokens: readonly ChoiceToken[],
     finish: ChoiceFinish | undefined,
   ): object | undefined
+  /** Which of a choice's last tokens its logprobs list. */
+  listed(tokens: readonly ChoiceToken[], finish: ChoiceFinish): ChoiceToken[]
   usageChunk(): object
 }
 
@@ -61,6 +63,7 @@ export async function writeOpenAiStream(
           await send(event.choice, event.token.text, undefined)
         }
       } else {
+        pending[event.choice] = chunks.listed(pending[event.choice] ?? [], event.finish)
         if (event.tail !== '') {
           await send(event.choice, event.tail, undefined)
         }
@@ -115,6 +118,8 @@ function chatChunks(
         ...usage,
       }
     },
+    // Those of the message's content; completions list all that were generated, as OpenAI's do.
+    listed: contentTokens,
     usageChunk: (): ChatChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
   }
 }
@@ -172,6 +177,7 @@ function completionChunks(
       opened.add(choice)
       return chunkOf(choice, (echo?.text ?? '') + text, [...(echo?.tokens() ?? []), ...tokens], finish)
     },
+    listed: (tokens) => [...tokens],
     usageChunk: (): CompletionChunk => ({ ...head, choices: [], usage: usageOf(generation) }),
   }
 }

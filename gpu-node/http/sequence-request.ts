@@ -66,10 +66,10 @@ function toSamplingParams(request: GenerateRequest, seed: number): SamplingParam
   return { ...fields, seed, alternatives: request.alternatives, ...(logitBias === undefined ? {} : { logitBias }) }
 }
 
-export function checkLogitBias(request: GenerateRequest, vocabSize: number): void {
+export function checkLogitBias(request: GenerateRequest, vocabSize: number, param: string): void {
   const unknown = request.sampling.logitBias?.find(([id]) => id >= vocabSize)
   if (unknown !== undefined) {
     const message = `\`logit_bias\`: token id ${unknown[0]} is not in the vocabulary of ${vocabSize}`
-    throw new RingletError('field_invalid', message, { param: 'logit_bias' })
+    throw new RingletError('field_invalid', message, { param })
   }
 }

@@ -5,7 +5,7 @@ import { MAX_ADAPTER_ID_LENGTH, MERGE_STRATEGIES, SIGN_METHODS } from '../adapte
 import { RingletError } from '../errors.ts'
 import { fieldInvalid, formatPath, type Path } from './body-parse.ts'
 import { sortFields } from './field-rules.ts'
-import type { MergeFields, MergePartFields } from './generate-request.ts'
+import type { ApiStyle, MergeFields, MergePartFields } from './generate-request.ts'
 
 /** Each part costs a load and a share of rank; PEFT users merge two to five. */
 export const MAX_MERGE_PARTS = 32
@@ -18,6 +18,16 @@ export const tokenSchema = z
   .string()
   .max(MAX_TOKEN_LENGTH)
   .regex(/^[\x21-\x7e]*$/, 'a token has visible ASCII characters only')
+
+/** Where a body of this API has a field that both APIs know. */
+export function fieldIn(api: ApiStyle, name: string): string {
+  return api === 'openai' ? name : `parameters.${name}`
+}
+
+/** Where a body of this API names its adapter. */
+export function adapterField(api: ApiStyle): string {
+  return fieldIn(api, api === 'openai' ? 'model' : 'adapter_id')
+}
 
 export const MERGE_FIELDS = [
   'ids',

@@ -2,7 +2,7 @@
 
 import { z } from 'zod'
 import { RingletError } from '../errors.ts'
-import { fieldInvalid, type Path } from './body-parse.ts'
+import { fieldInvalid, formatPath, type Path } from './body-parse.ts'
 import { sortFields } from './field-rules.ts'
 import type { ChatMessage, JsonValue, ToolCall, ToolChoice, ToolUse } from './generate-request.ts'
 
@@ -76,7 +76,7 @@ export function toChatMessages(given: GivenMessage[]): { messages: ChatMessage[]
       ? joinParts(content, [...path, 'content'], ignored)
       : (content ?? refusal ?? null)
     if (text === null && !(role === 'assistant' && tool_calls != null && tool_calls.length > 0)) {
-      throw fieldInvalid([...path, 'content'], `\`messages[${i}].content\`: a ${role} message needs content`)
+      throw fieldInvalid([...path, 'content'], `\`messages[${i}].content\`: a message of role ${role} needs content`)
     }
     if (role === 'tool' && tool_call_id == null) {
       throw fieldInvalid([...path, 'tool_call_id'], `\`messages[${i}].tool_call_id\`: a tool message names its call`)
@@ -108,15 +108,17 @@ function toCalls(calls: readonly GivenCall[], path: Path, ignored: string[]): To
 function joinParts(parts: z.infer<typeof contentPartSchema>[], path: Path, ignored: string[]): string {
   return parts
     .map((part, i) => {
-      const text = part.type === 'text' ? part.text : part.type === 'refusal' ? part.refusal : undefined
-      if (text === undefined) {
+      const field = part.type === 'text' || part.type === 'refusal' ? part.type : undefined
+      if (field === undefined) {
         const shown = part.type.slice(0, 32).replace(/[^\x20-\x7e]/g, '?')
         throw fieldInvalid([...path, i], `a content part of type '${shown}' is not supported: this model reads text`)
       }
+      const text = part[field]
+      if (text === undefined) {
+        throw fieldInvalid([...path, i, field], `missing field \`${formatPath([...path, i, field])}\``)
+      }
       // Prefixes are reused without being marked.
-      ignored.push(
-        ...sortFields(part, [...path, i], { known: ['type', part.type], ignored: ['prompt_cache_breakpoint'] }),
-      )
+      ignored.push(...sortFields(part, [...path, i], { known: ['type', field], ignored: ['prompt_cache_breakpoint'] }))
       return text
     })
     .join('\n')

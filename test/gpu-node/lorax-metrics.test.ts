@@ -24,6 +24,8 @@ test('a dashboard made for LoRAX finds its series, and they count what happened'
   expect((await ask({ ignore_eos_token: true })).status).toBe(200)
   expect((await ask({ max_new_tokens: 100_000 })).status).toBe(422)
   expect((await ask({}, { adapter: adapterNamed('nobody') })).status).toBe(404)
+  const missing = { model: 'nobody', prompt: 'One' }
+  expect((await node.post('/v1/completions', missing, { adapter: adapterNamed('nobody') })).status).toBe(404)
   expect((await node.post('/generate', '{', {})).status).toBe(400)
   await (await node.post('/tokenize', { inputs: 'x' }, { action: 'tokenize' })).text()
   const after = await scrape()
@@ -38,10 +40,10 @@ test('a dashboard made for LoRAX finds its series, and they count what happened'
     generated: grown('lorax_request_generated_tokens_sum'),
     allowed: grown('lorax_request_max_new_tokens_sum'),
   }).toEqual({
-    count: 5,
+    count: 6,
     success: 2,
     validation: 1,
-    download: 1,
+    download: 2,
     malformed: 1,
     durations: 2,
     generated: 10,

@@ -36,13 +36,14 @@ describe('a request on its way to a node', () => {
     expect(response.headers.get('server-timing')).toMatch(/^auth;dur=[\d.]+, .*queue;dur=0\.1$/)
   })
 
-  test('the base is asked for by its name, or on LoRAX routes by naming no adapter', async () => {
+  test('the base is asked for by its name, by naming no adapter on LoRAX routes, or by LoRAX’s empty model', async () => {
     await world.post('/generate', token, { inputs: 'x', parameters: { adapter_id: '' } })
     await world.post('/v1/chat/completions', token, {
       model: 'demo/base',
       messages: [{ role: 'user', content: 'x' }],
     })
-    expect(node.served.slice(-2).map((one) => one.ticket.adapter)).toEqual([{ kind: 'base' }, { kind: 'base' }])
+    await world.post('/v1/completions', token, { model: '', prompt: 'x' })
+    expect(node.served.slice(-3).map((one) => one.ticket.adapter)).toEqual(Array(3).fill({ kind: 'base' }))
   })
 
   test.each([
@@ -68,6 +69,47 @@ describe('a request on its way to a node', () => {
         { ref: { source: 'local', id: 'redact' }, weight: 2 },
       ],
     })
+  })
+
+  const ids = ['pirate', 'nobody']
+  test.each([
+    ['/generate', { parameters: { adapter_id: 'nobody' } }, 'adapter_not_found', 'parameters.adapter_id'],
+    ['/generate', { parameters: { adapter_id: '../x' } }, 'field_invalid', 'parameters.adapter_id'],
+    ['/generate', { parameters: { adapter_id: 'pbase:a/b/c' } }, 'field_invalid', 'parameters.adapter_id'],
+    [
+      '/generate',
+      { parameters: { adapter_id: 'x', adapter_source: 'disk' } },
+      'field_invalid',
+      'parameters.adapter_source',
+    ],
+    [
+      '/generate',
+      { parameters: { merged_adapters: { ids, weights: [1, 1] } } },
+      'adapter_not_found',
+      'parameters.merged_adapters.ids[1]',
+    ],
+    [
+      '/generate',
+      { parameters: { merged_adapters: { ids, weights: [1, 1], sources: ['disk', null] } } },
+      'field_invalid',
+      'parameters.merged_adapters.sources[0]',
+    ],
+    ['/v1/completions', { model: 'nobody' }, 'model_not_found', 'model'],
+    ['/v1/completions', { model: '../x' }, 'field_invalid', 'model'],
+    ['/v1/completions', { model: 'x', adapter_source: 'disk' }, 'field_invalid', 'adapter_source'],
+    [
+      '/v1/completions',
+      { model: 'demo/base', merged_adapters: { ids, weights: [1, 1] } },
+      'model_not_found',
+      'merged_adapters.ids[1]',
+    ],
+  ])('%s with %j is refused as %s in the field %s', async (path, fields, code, param) => {
+    const response = await world.post(path, token, {
+      ...(path === '/generate' ? { inputs: 'x' } : { prompt: 'x' }),
+      ...fields,
+    })
+    const body = (await response.json()) as { error: unknown }
+    expect(typeof body.error === 'object' ? body.error : body).toMatchObject({ code, param })
   })
 
   test('every tenant has its own salt, the same at each request', async () => {

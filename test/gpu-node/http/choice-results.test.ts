@@ -27,6 +27,7 @@ test.each([
     const generation = await startGeneration(node.built.context, {
       ticket: testTicket(),
       request: { ...request, ignoreEos: true, maxNewTokens: request.maxNewTokens ?? 200 },
+      api: 'lorax',
       promptField: 'inputs',
       adapterTokens: {},
       delivered: {},

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { createApp } from '../../../gpu-node/http/app.ts'
+import type { AdapterSelection } from '../../../shared/adapter-ref.ts'
 import {
   loraxEmbedReplySchema,
   loraxErrorSchema,
@@ -62,6 +63,14 @@ const detailsOf = async (response: Promise<Response>) => {
 }
 const chatted = (response: Promise<Response>) => read(chatCompletionSchema, response)
 const refused = (response: Promise<Response>, status: number) => read(loraxErrorSchema, response, status)
+const refusalOf = async (response: Promise<Response>) => (await response).json() as Promise<{ error: unknown }>
+/** `redact` has half of `pirate`'s rank. */
+const unlikeRanks: AdapterSelection = {
+  kind: 'merge',
+  strategy: 'linear',
+  parts: ['pirate', 'redact'].map((id) => ({ ref: { source: 'local', id }, weight: 1 })),
+}
+const badFormat = { type: 'json_schema', json_schema: { name: 'x', schema: { type: 'nonsense' } } }
 const listingSchema = z.looseObject({ digest: z.string(), pinned: z.boolean(), tier: z.string(), rank: z.int() })
 
 describe('tickets', () => {
@@ -195,6 +204,16 @@ describe('/generate', () => {
     expect(body.code).toBe('adapter_not_found')
   })
 
+  test.each([
+    ['an adapter that is not there', {}, adapterNamed('nobody'), 'adapter_not_found', 'parameters.adapter_id'],
+    ['a merge of unlike ranks', {}, unlikeRanks, 'merge_invalid', 'parameters.merged_adapters'],
+    ['a bad schema', { response_format: badFormat }, undefined, 'grammar_invalid', 'parameters.response_format'],
+    ['an unknown token', { logit_bias: { 5000: 1 } }, undefined, 'field_invalid', 'parameters.logit_bias'],
+  ])('%s is refused in the field that names it', async (_what, parameters, adapter, code, param) => {
+    const ticket = adapter === undefined ? {} : { adapter }
+    expect(await refusalOf(node.post('/generate', inputs(parameters), ticket))).toMatchObject({ code, param })
+  })
+
   test('the compatibility route answers with an array', async () => {
     expect(await read(z.array(loraxReplySchema), node.post('/', inputs()))).toEqual([{ generated_text: baseText }])
   })
@@ -262,6 +281,20 @@ describe('/v1/chat/completions', () => {
     expect(content[0]?.top_logprobs).toHaveLength(2)
   })
 
+  test.each([
+    ['a stop string', { stop: ['k you for yo'] }],
+    ['the end token', {}],
+  ])('logprobs are those of the content: without %s', async (_ended, fields) => {
+    const reply = await chatted(node.post('/v1/chat/completions', chat({ logprobs: true, ...fields })))
+    const [choice] = reply.choices
+    const tokens = choice?.logprobs?.content?.map(({ token }) => token) ?? []
+    expect(choice?.finish_reason).toBe('stop')
+    // A token that the cut goes through is there whole.
+    expect(tokens.slice(0, -1).join('').length).toBeLessThan(choice?.message.content?.length ?? 0)
+    expect(tokens.join('').startsWith(choice?.message.content ?? '?')).toBe(true)
+    expect(tokens).not.toContain('<|end|>')
+  })
+
   test('JSON of a schema is what comes, whatever the model would say', async () => {
     const schema = {
       type: 'object',
@@ -290,6 +323,17 @@ describe('/v1/chat/completions', () => {
   test('errors have OpenAI’s shape', async () => {
     const reply = await read(openAiErrorSchema, node.post('/v1/chat/completions', chat({ top_p: 2 })), 400)
     expect(reply.error).toMatchObject({ type: 'invalid_request_error', code: 'field_invalid', param: 'top_p' })
+  })
+
+  test.each([
+    ['an adapter that is not there', {}, adapterNamed('nobody'), 'model_not_found', 'model'],
+    ['a merge of unlike ranks', {}, unlikeRanks, 'merge_invalid', 'merged_adapters'],
+    ['a bad schema', { response_format: badFormat }, undefined, 'grammar_invalid', 'response_format'],
+    ['an unknown token', { logit_bias: { 5000: 1 } }, undefined, 'field_invalid', 'logit_bias'],
+  ])('%s is refused in the field that names it', async (_what, fields, adapter, code, param) => {
+    const ticket = adapter === undefined ? {} : { adapter }
+    const { error } = await refusalOf(node.post('/v1/chat/completions', chat(fields), ticket))
+    expect(error).toMatchObject({ code, param })
   })
 
   test('fields without effect are told', async () => {
@@ -363,6 +407,14 @@ describe('other routes', () => {
     expect(bytes.readFloatLE(8)).toBeCloseTo(vector[2] ?? 0, 6)
     expect(adapted.data[1]?.embedding).not.toEqual(vector)
     expect(plain.usage.prompt_tokens).toBeGreaterThan(31)
+  })
+
+  test('embeddings of an adapter that is not there name the field', async () => {
+    const missing = { action: 'embed' as const, adapter: adapterNamed('nobody') }
+    const openAi = await refusalOf(node.post('/v1/embeddings', { model: 'nobody', input: 'x' }, missing))
+    expect(openAi.error).toMatchObject({ code: 'model_not_found', param: 'model' })
+    const lorax = await refusalOf(node.post('/embed', { inputs: 'x' }, missing))
+    expect(lorax).toMatchObject({ code: 'adapter_not_found', param: 'parameters.adapter_id' })
   })
 
   test('LoRAX’s /embed and /tokenize', async () => {

@@ -152,6 +152,20 @@ describe('OpenAI’s streams', () => {
     expect(contentOf(streamed)).toBe('Dear Fiona, ')
   })
 
+  test.each([
+    ['cut', ['k you for yo']],
+    ['held back to the end', ['our money.X', 'you.X', 'day.X']],
+    ['sent as it comes', []],
+  ])('chat: text that is %s has the logprobs that it has in a whole reply', async (_text, stop) => {
+    const body = chat({ logprobs: true, stop })
+    const streamed = chatChunks(await stream('/v1/chat/completions', body))
+    const whole = await node.post('/v1/chat/completions', { ...body, stream: false })
+    const { choices } = (await whole.json()) as { choices: { logprobs: { content: { token: string }[] } }[] }
+    const logged = streamed.flatMap((chunk) => chunk.choices[0]?.logprobs?.content ?? [])
+    expect(logged).toEqual(choices[0]?.logprobs.content)
+    expect(logged.map(({ token }) => token)).not.toContain('<|end|>')
+  })
+
   test('chat: several choices keep apart', async () => {
     const body = chat({ n: 2, temperature: 1, seed: 3 })
     const streamed = await stream('/v1/chat/completions', body)

@@ -80,6 +80,7 @@ describe('a chat body', () => {
     [{ messages: [{ role: 'owner', content: 'x' }] }, 'field_invalid', 'messages[0].role'],
     [{ messages: [{ role: 'tool', content: 'x' }] }, 'field_invalid', 'messages[0].tool_call_id'],
     [{ messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 'field_invalid', 'messages[0].content[0]'],
+    [{ messages: [{ role: 'user', content: [{ type: 'text' }] }] }, 'field_invalid', 'messages[0].content[0].text'],
     [{ temperature: 3 }, 'field_invalid', 'temperature'],
     [{ n: 0 }, 'field_invalid', 'n'],
     [{ top_logprobs: 3 }, 'field_invalid', 'top_logprobs'],

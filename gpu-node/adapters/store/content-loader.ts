@@ -121,13 +121,20 @@ export class ContentLoader {
     return { digest, directory: lease.entry.directory, release: lease.release, tier }
   }
 
-  /** Shared by content: equal merges of equal adapters run once. */
+  /** Shared by content: equal merges of equal adapters run once. Throws DamagedContentError as `hold` does. */
   async holdMerge(digest: string, recipe: MergeRecipe, parts: HeldFiles[], options: AcquireOptions): Promise<Held> {
-    const { ram, pool } = this.#options
-    const directories = parts.map((part) => part.directory)
+    const { ram, disk, pool } = this.#options
+    const files = parts.map((part) => ({ directory: part.directory, digest: part.digest }))
     const start = async (run: Run<LoadProgress>) => {
-      const result = await pool.run({ kind: 'merge', directories, recipe, digest })
-      return this.#intoRam(result, undefined, options, run)
+      try {
+        const result = await pool.run({ kind: 'merge', parts: files, recipe, digest })
+        return this.#intoRam(result, undefined, options, run)
+      } catch (error) {
+        if (error instanceof DamagedContentError && error.digest !== undefined) {
+          disk.remove(error.digest)
+        }
+        throw error
+      }
     }
     const lease = () => ram.lease(digest, options.tenantId)!
     const { taken } = this.#loads.join(`merge ${digest}`, waiting(options), start, lease)
@@ -217,7 +224,7 @@ export class ContentLoader {
   ): Promise<T> {
     const start = async (run: Run<LoadProgress>) => {
       run.progress({ phase: 'load', ref: formatAdapterRef(resolved.ref) })
-      const result = await this.#options.pool.run({ kind: 'load', directory })
+      const result = await this.#options.pool.run({ kind: 'load', directory, ...versionsOf(resolved) })
       this.#options.index.setDigest(resolved.contentKey, result.digest)
       const located = { contentKey: resolved.contentKey, exact: resolved.ref, resolved }
       return this.#intoRam(result, located, options, run)
@@ -227,7 +234,7 @@ export class ContentLoader {
 
   async #identify(resolved: ResolvedAdapter, directory: string, options: AcquireOptions): Promise<string> {
     const start = async () => {
-      const result = await this.#options.pool.run({ kind: 'identify', directory })
+      const result = await this.#options.pool.run({ kind: 'identify', directory, ...versionsOf(resolved) })
       this.#options.index.setDigest(resolved.contentKey, result.digest)
       return result
     }
@@ -363,6 +370,10 @@ function locatedOf({ contentKeys, names }: DiskEntry['manifest']): Located | und
   return contentKey === undefined || name?.kind !== 'ref'
     ? undefined
     : { contentKey, exact: name.ref, resolved: undefined }
+}
+
+function versionsOf({ versions }: ResolvedAdapter): Pick<ResolvedAdapter, 'versions'> {
+  return versions === undefined ? {} : { versions }
 }
 
 /** What another caller's token may do better. */

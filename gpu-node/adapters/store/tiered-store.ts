@@ -174,6 +174,24 @@ export class TieredStore implements AdapterStore {
   }
 
   async #acquireMerge(selection: Merge, options: AcquireOptions): Promise<Acquired> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#mergeOnce(selection, options)
+      } catch (error) {
+        if (!(error instanceof DamagedContentError)) {
+          throw error
+        }
+        if (attempt === ATTEMPTS) {
+          throw leftMeanwhile(error)
+        }
+        for (const { ref } of selection.parts) {
+          this.#parts.resolver.forget(ref, options)
+        }
+      }
+    }
+  }
+
+  async #mergeOnce(selection: Merge, options: AcquireOptions): Promise<Acquired> {
     const { loader } = this.#parts
     const recipe = toRecipe(selection)
     const ready = await this.#knownMerge(selection, recipe, options)
@@ -245,8 +263,7 @@ export class TieredStore implements AdapterStore {
           throw error
         }
         if (attempt === ATTEMPTS) {
-          const cause = { cause: error, retryAfterSeconds: 1 }
-          throw new RingletError('adapter_capacity', 'the adapter left this node while it was asked for', cause)
+          throw leftMeanwhile(error)
         }
         resolver.forget(ref, options)
       }
@@ -334,6 +351,11 @@ export class TieredStore implements AdapterStore {
       throw new RingletError('node_draining', 'the node is shutting down')
     }
   }
+}
+
+function leftMeanwhile(cause: DamagedContentError): RingletError {
+  const extras = { cause, retryAfterSeconds: 1 }
+  return new RingletError('adapter_capacity', 'the adapter left this node or changed while it was asked for', extras)
 }
 
 function mergeDigest(recipe: MergeRecipe, digests: readonly string[]): string {

@@ -145,6 +145,10 @@ async function receiveRange(
     const before = start
     try {
       for await (const chunk of file.read(start, range.end, transfer.signal)) {
+        // Beyond the range lies another one's place in the file.
+        if (start + chunk.byteLength > range.end) {
+          throw new HomeReplyError(200, `the home sent more than bytes ${start} to ${range.end}`)
+        }
         await take(chunk)
         start += chunk.byteLength
         transfer.advance(chunk.byteLength)

@@ -12,7 +12,7 @@ import type { LoadResult } from '../loader/load-job.ts'
 import type { LoaderPool } from '../loader/loader-pool.ts'
 import type { MergeRecipe } from '../merge/merge.ts'
 import type { ResolvedAdapter } from '../sources/adapter-source.ts'
-import { downloadAdapter } from '../sources/download.ts'
+import { diskFailed, downloadAdapter, isDiskFailure } from '../sources/download.ts'
 import type { ContentIndex } from './content-index.ts'
 import type { DiskEntry, DiskTier } from './disk-tier.ts'
 import { FairPool, oneLeftFree } from './fair-pool.ts'
@@ -302,7 +302,12 @@ export class ContentLoader {
           run.progress({ phase: 'download', ref: name, receivedBytes, totalBytes }),
       })
     } catch (error) {
-      disk.suspendFetch(directory)
+      if (error instanceof RingletError && error.code === 'adapter_capacity') {
+        // What arrived on a full disk keeps it full.
+        await disk.dropFetch(directory).catch(() => undefined)
+      } else {
+        disk.suspendFetch(directory)
+      }
       throw error
     }
     try {
@@ -320,8 +325,8 @@ export class ContentLoader {
       return this.#intoRam(result, located, options, run)
     } catch (error) {
       // Refused content leaves no trace.
-      await disk.dropFetch(directory)
-      throw error
+      await disk.dropFetch(directory).catch(() => undefined)
+      throw isDiskFailure(error) ? diskFailed(error) : error
     }
   }
 

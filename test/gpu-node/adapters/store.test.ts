@@ -413,6 +413,15 @@ describe('room', () => {
     expect(codes).toContain('ok')
   })
 
+  it('a disk that can’t be written is adapter_capacity, which another node may do better, and nothing stays reserved', async () => {
+    at.hub.commit({ id: 'org/a', files: adapterFiles('merge-a') })
+    await rm(join(at.cacheDirectory, 'incoming'), { recursive: true })
+    await writeFile(join(at.cacheDirectory, 'incoming'), '')
+    await expect(at.store.acquire(hubRef('org/a'), as('t'))).rejects.toMatchObject({ code: 'adapter_capacity' })
+    await rm(join(at.cacheDirectory, 'incoming'))
+    expect(await at.store.acquire(hubRef('org/a'), as('t'))).toMatchObject({ cacheTier: 'remote' })
+  })
+
   it('the disk has its own budget', async () => {
     const size = Object.values(variant('merge-a', 0)).reduce((sum, bytes) => sum + bytes.length, 0)
     await at.reopen({ diskBytes: size * 5 })

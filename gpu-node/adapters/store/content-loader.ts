@@ -72,7 +72,7 @@ export class ContentLoader {
     const known = index.digestOf(located.contentKey)
     const inRam = known === undefined ? undefined : ram.lease(known, tenantId)
     if (inRam !== undefined) {
-      disk.touch(known!, tenantId)
+      this.#touchStored(known!, tenantId)
       return { ...inRam, tier: 'ram' }
     }
     const lease = (result: LoadResult) => ram.lease(result.digest, tenantId)!
@@ -146,6 +146,7 @@ export class ContentLoader {
     const { ram, disk } = this.#options
     const inRam = ram.lease(digest, options.tenantId)
     if (inRam !== undefined) {
+      this.#touchStored(digest, options.tenantId)
       return { ...inRam, tier: 'ram' }
     }
     const lease = () => ram.lease(digest, options.tenantId)!
@@ -155,6 +156,11 @@ export class ContentLoader {
     }
     const files = disk.get(digest)
     return files && { ...(await this.#fromDisk(digest, locatedOf(files.manifest), options, lease)), tier: 'disk' }
+  }
+
+  #touchStored(digest: string, tenantId: string): void {
+    this.#options.disk.touch(digest, tenantId)
+    this.#options.packed.touch(digest, tenantId)
   }
 
   abort(reason: unknown): void {

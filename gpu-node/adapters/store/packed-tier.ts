@@ -3,13 +3,13 @@
  * for everything besides the adapter that packing depends on (base, layout, code); files of other keys are removed.
  */
 
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PackedAdapter } from '../../model/packed-adapter.ts'
 import { DamagedContentError } from '../loader/damaged-content.ts'
 import type { PackedImage } from '../loader/packed-format.ts'
 import type { PackedReaders } from '../loader/packed-readers.ts'
-import type { PackedFiles } from './disk-tier.ts'
+import { type PackedFiles, TOUCH_INTERVAL_MS } from './disk-tier.ts'
 import type { Evictable } from './eviction.ts'
 import { type PackedFileNotes, planPackedFile, readPackedFile, writePackedFile } from './packed-file.ts'
 
@@ -30,6 +30,8 @@ interface PackedEntry {
   dataBytes: number
   rank: number
   lastUsed: number
+  /** When the file's time was last set to that of its use. */
+  touched: number
   tenantId: string
   notes: PackedFileNotes
 }
@@ -74,14 +76,30 @@ export class PackedTier implements PackedFiles {
     return this.#entries.entries()
   }
 
+  /** It was used, here or in RAM: what never leaves RAM must not be the first to leave the disk. */
+  touch(digest: string, tenantId: string): void {
+    const entry = this.#entries.get(digest)
+    if (entry === undefined) {
+      return
+    }
+    const now = this.#options.now()
+    entry.tenantId = tenantId
+    entry.lastUsed = now
+    if (now - entry.touched >= TOUCH_INTERVAL_MS) {
+      entry.touched = now
+      const set = () => utimes(this.#path(digest), now / 1000, now / 1000)
+      // A failure costs a stale "last used" after the next start.
+      this.#writing = this.#writing.then(set).catch(() => undefined)
+    }
+  }
+
   /** Throws DamagedContentError; the file is gone then. */
   async read(digest: string, tenantId: string): Promise<PackedAdapter> {
     const entry = this.#entries.get(digest)
     if (entry === undefined) {
       throw new DamagedContentError('the packed file has left the disk meanwhile')
     }
-    entry.lastUsed = this.#options.now()
-    entry.tenantId = tenantId
+    this.touch(digest, tenantId)
     try {
       return await readPackedFile(this.#path(digest), entry.dataBytes, this.#options.readers)
     } catch (error) {
@@ -155,7 +173,8 @@ export class PackedTier implements PackedFiles {
       await writePackedFile(path, parts)
       await rename(path, this.#path(digest))
       const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, tenantId, notes }
-      this.#entries.set(digest, { ...entry, lastUsed: this.#options.now() })
+      const now = this.#options.now()
+      this.#entries.set(digest, { ...entry, lastUsed: now, touched: now })
     } catch (error) {
       await rm(path, { force: true })
       throw error
@@ -172,7 +191,8 @@ export class PackedTier implements PackedFiles {
       // A header that is whole says where the data ends, and only its last piece can be missing.
       if (/^[0-9a-f]{64}$/.test(name) && size > dataBytes) {
         const notes = { rank, contentKeys, names }
-        const entry = { bytes: size, dataBytes, rank, lastUsed: mtimeMs, tenantId: '', notes }
+        const times = { lastUsed: mtimeMs, touched: mtimeMs }
+        const entry = { bytes: size, dataBytes, rank, ...times, tenantId: '', notes }
         this.#entries.set(name, entry)
         return
       }

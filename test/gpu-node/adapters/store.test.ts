@@ -413,6 +413,35 @@ describe('room', () => {
     expect(codes).toContain('ok')
   })
 
+  it('what is in use in RAM is not the first to leave the disk, also by what the disk knows after a restart', async () => {
+    await writeFiles(join(at.root, 'measure'), variant('merge-a', 100))
+    await at.store.prefetch(localRef('measure'), as('t'))
+    await at.store.close()
+    const [packed] = (await diskFiles()).filter((path) => path.includes('/packed/'))
+    const bytes = (await stat(packed!)).size
+    await rm(packed!)
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    const use = async (name: string) => {
+      at.clock.now += 120_000
+      const { cacheTier, release } = await at.store.acquire(localRef(name), as('t'))
+      release()
+      return cacheTier
+    }
+    for (let i = 0; i < 5; i++) {
+      await writeFiles(join(at.root, `v${i}`), variant('merge-a', i))
+    }
+    for (const name of ['v0', 'v1', 'v2', 'v0', 'v3']) {
+      await use(name)
+    }
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    expect(await use('v0')).toBe('disk')
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    await use('v4')
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    expect(await use('v0')).toBe('disk')
+    expect(await use('v2')).toBe('remote')
+  })
+
   it('a disk that can’t be written is adapter_capacity, which another node may do better, and nothing stays reserved', async () => {
     at.hub.commit({ id: 'org/a', files: adapterFiles('merge-a') })
     await rm(join(at.cacheDirectory, 'incoming'), { recursive: true })

@@ -45,12 +45,19 @@ export function buildLoraModule(
   if (a === undefined || b === undefined || report.problems.length > before) {
     return undefined
   }
+  // The engine multiplies them in float32, which ends far before the config's numbers do.
+  const largest = largestMagnitude(b)
+  const scaled = Math.fround(largest * Math.abs(scaling))
+  if (!Number.isFinite(scaled)) {
+    report.problems.push(`${name} has the scaling ${scaling} on a ${expected[1]} of up to ${largest}: beyond float32`)
+    return undefined
+  }
   report.modules.push({
     name,
     rank,
     scaling,
     dtype: tensors.get(expected[0])!.dtype,
-    zero: magnitude === undefined && isZero(bias) && (scaling === 0 || isZero(a) || isZero(b)),
+    zero: magnitude === undefined && isZero(bias) && (scaled === 0 || isZero(a)),
   })
   return {
     name,
@@ -156,6 +163,15 @@ export function firstNotFinite(values: Float32Array): number | undefined {
     return undefined
   }
   return values.findIndex((value) => !Number.isFinite(value))
+}
+
+function largestMagnitude(values: Float32Array): number {
+  let largest = 0
+  for (let i = 0; i < values.length; i++) {
+    const magnitude = Math.abs(values[i]!)
+    largest = magnitude > largest ? magnitude : largest
+  }
+  return largest
 }
 
 function isZero(values: Float32Array | undefined): boolean {

@@ -135,6 +135,12 @@ describe('refuses what it would not apply, with the numbers', () => {
       /patterns took more than|config does not name/,
     ],
     ['a pattern of unknown syntax', { target_modules: '(?#x)q_proj' }, /no counterpart/],
+    [
+      'a scaling beyond float32',
+      { lora_alpha: 1e300 },
+      /has the scaling 1\.25e\+299 on a loraB of up to 0\.\d+: beyond/,
+    ],
+    ['an effect below float32', { lora_alpha: 1e-300 }, /zero effect: all 12 modules/],
     ['no effect', { lora_alpha: 0 }, /zero effect: all 12 modules/],
   ])('%s', async (_, config, message) => {
     const { adapter, report } = await changed('merge-a', config)

@@ -46,6 +46,8 @@ export class PackedTier implements PackedFiles {
   readonly #entries = new Map<string, PackedEntry>()
   #writing: Promise<void> = Promise.resolve()
   #waitingBytes = 0
+  /** Who used last what waits to be written, and when. */
+  readonly #waiting = new Map<string, { lastUsed: number; tenantId: string }>()
   /** Of the file being written: reserved before its first byte. */
   #reservedBytes = 0
 
@@ -77,12 +79,14 @@ export class PackedTier implements PackedFiles {
   }
 
   /** It was used, here or in RAM: what never leaves RAM must not be the first to leave the disk. */
-  touch(digest: string, tenantId: string): void {
+  touch(digest: string, tenantId: string, now = this.#options.now()): void {
+    if (this.#waiting.has(digest)) {
+      this.#waiting.set(digest, { lastUsed: now, tenantId })
+    }
     const entry = this.#entries.get(digest)
     if (entry === undefined) {
       return
     }
-    const now = this.#options.now()
     entry.tenantId = tenantId
     entry.lastUsed = now
     if (now - entry.touched >= TOUCH_INTERVAL_MS) {
@@ -114,15 +118,17 @@ export class PackedTier implements PackedFiles {
   keep(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): void {
     const bytes = image.data.byteLength
     const full = this.#waitingBytes > 0 && this.#waitingBytes + bytes > MAX_WAITING_BYTES
-    if (this.#entries.has(digest) || full) {
+    if (this.#entries.has(digest) || this.#waiting.has(digest) || full) {
       return
     }
+    this.#waiting.set(digest, { lastUsed: this.#options.now(), tenantId })
     this.#waitingBytes += bytes
     this.#writing = this.#writing
-      .then(() => this.#write(digest, image, notes, tenantId))
+      .then(() => this.#write(digest, image, notes))
       // A full or failing disk costs the saving alone.
       .catch(() => undefined)
       .finally(() => {
+        this.#waiting.delete(digest)
         this.#waitingBytes -= bytes
       })
   }
@@ -155,16 +161,17 @@ export class PackedTier implements PackedFiles {
   }
 
   async settle(): Promise<void> {
-    await this.#writing
+    // What is written may add the time of its use behind it.
+    for (let last: Promise<void> | undefined; last !== this.#writing; ) {
+      last = this.#writing
+      await last
+    }
   }
 
-  async #write(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): Promise<void> {
-    if (this.#entries.has(digest)) {
-      return
-    }
+  async #write(digest: string, image: PackedImage, notes: PackedFileNotes): Promise<void> {
     const parts = planPackedFile(image, notes)
     const bytes = parts.reduce((sum, part) => sum + part.byteLength, 0)
-    if (!this.#options.makeRoom(bytes, tenantId)) {
+    if (!this.#options.makeRoom(bytes, this.#waiting.get(digest)!.tenantId)) {
       return
     }
     this.#reservedBytes = bytes
@@ -172,9 +179,10 @@ export class PackedTier implements PackedFiles {
     try {
       await writePackedFile(path, parts)
       await rename(path, this.#path(digest))
-      const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, tenantId, notes }
-      const now = this.#options.now()
-      this.#entries.set(digest, { ...entry, lastUsed: now, touched: now })
+      const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, notes }
+      const used = this.#waiting.get(digest)!
+      this.#entries.set(digest, { ...entry, ...used, touched: 0 })
+      this.touch(digest, used.tenantId, used.lastUsed)
     } catch (error) {
       await rm(path, { force: true })
       throw error

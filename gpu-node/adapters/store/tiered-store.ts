@@ -32,6 +32,8 @@ export interface TieredStoreParts {
   pins: Pins
   engineResident: () => ReadonlySet<string>
   closeHomes: () => Promise<void>
+  /** Last: until then the tiers may write. */
+  releaseFolder: () => Promise<void>
 }
 
 type Merge = Extract<AdapterSelection, { kind: 'merge' }>
@@ -158,6 +160,7 @@ export class TieredStore implements AdapterStore {
     await this.#parts.closeHomes()
     await this.#parts.packed.settle()
     await this.#parts.disk.settle()
+    await this.#parts.releaseFolder()
   }
 
   /** What must hold and does not; for tests and the idle check. */

@@ -55,7 +55,7 @@ export function buildLoraModule(
     rank,
     scaling,
     dtype: tensors.get(expected[0])!.dtype,
-    zero: magnitude === undefined && isZero(bias) && (scaling === 0 || isZero(a) || isZero(b)),
+    zero: magnitude === undefined && isZero(bias) && (isZero(a) || isZero(b, scaling)),
   })
   return {
     name,
@@ -166,8 +166,9 @@ export function firstNotFinite(values: Float32Array, factor = 1): number | undef
   return values.findIndex((value) => !Number.isFinite(Math.fround(value * factor)))
 }
 
-function isZero(values: Float32Array | undefined): boolean {
-  return values === undefined || values.every((value) => value === 0)
+/** Of the values times `factor` in single precision. */
+function isZero(values: Float32Array | undefined, factor = 1): boolean {
+  return values === undefined || values.every((value) => Math.fround(value * factor) === 0)
 }
 
 /** `[rows, columns]` → `[columns, rows]`. */

@@ -9,6 +9,7 @@ import type { LoraAdapter } from '../model/packed-adapter.ts'
 import { MAX_CONFIG_BYTES, type PeftConfig, parseAdapterConfig } from './adapter-config.ts'
 import { digestAdapter } from './adapter-digest.ts'
 import { type BaseWeights, checkBaseCopies } from './base-copies.ts'
+import type { FileVersions } from './file-version.ts'
 import { emptyReport, type LoadReport, listNames, refusalMessage } from './load-report.ts'
 import { buildLoraModule, buildSavedModule, type ModuleTensors } from './lora-module.ts'
 import { PatternError } from './python-regex.ts'
@@ -36,6 +37,8 @@ export interface ReadOptions {
   limits?: WeightFileLimits
   /** Where file and numbers go; what it gives must stay as it is while the adapter is used. Shared memory of their own when absent. */
   allocate?: Allocate
+  /** The files as they were looked at: others are not opened, and any that is not the same throws DamagedContentError. */
+  versions?: FileVersions
 }
 
 /** Throws `RingletError` (adapter_refused), whose message has the report's first problems. */
@@ -59,7 +62,7 @@ export async function inspectPeftAdapter(
 ): Promise<{ adapter: LoraAdapter | undefined; report: LoadReport }> {
   const report = emptyReport()
   try {
-    const text = readTextFile(dir, CONFIG_FILE, MAX_CONFIG_BYTES)
+    const text = readTextFile(dir, CONFIG_FILE, MAX_CONFIG_BYTES, options.versions)
     if (text === undefined) {
       throw new WeightFileError(`the directory has no ${CONFIG_FILE}`)
     }
@@ -69,7 +72,7 @@ export async function inspectPeftAdapter(
     if (config === undefined) {
       return { adapter: undefined, report }
     }
-    const file = await readWeightFile(dir, options.limits ?? WEIGHT_FILE_LIMITS, options.allocate)
+    const file = await readWeightFile(dir, options.limits ?? WEIGHT_FILE_LIMITS, options.allocate, options.versions)
     const adapter = await assemble(config, file, spec, options, report)
     return { adapter: report.accepted ? adapter : undefined, report }
   } catch (error) {

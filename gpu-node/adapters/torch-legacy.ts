@@ -3,7 +3,6 @@
  * state dict (pickle) · storage keys (pickle) · for each key: u64 LE element count, then the elements.
  */
 
-import { BufferReader } from 'pickleparser'
 import { printable, WeightFileError } from './raw-tensor.ts'
 import { MAX_PICKLE_BYTES, parsePickle, parseStateDict, type TorchTensor } from './torch-pickle.ts'
 import { storageBytes } from './torch-tensor.ts'
@@ -20,23 +19,21 @@ export function isTorchLegacy(file: Uint8Array): boolean {
 export function openTorchLegacy(file: Uint8Array, maxTensors: number): TorchFile {
   // A copy out of shared memory, for TextDecoder; the pickles stand before the data, within the limit.
   const head = file.slice(0, Math.min(file.byteLength, MAX_PICKLE_BYTES))
-  const reader = new BufferReader(head)
-  reader.skip(MAGIC.length)
-  const protocol = parsePickle(reader)
+  const { value: protocol, end: afterProtocol } = parsePickle(head, MAGIC.length)
   if (protocol !== PROTOCOL) {
     const given = typeof protocol === 'number' ? protocol : 'no number'
     throw new WeightFileError(`torch's legacy protocol is ${given}; known: ${PROTOCOL}`)
   }
-  const system = parsePickle(reader)
-  if (!(system instanceof Map) || Map.prototype.get.call(system, 'little_endian') !== true) {
+  const { value: system, end: afterSystem } = parsePickle(head, afterProtocol)
+  if (!(system instanceof Map) || system.get('little_endian') !== true) {
     throw new WeightFileError('the file does not say that it was written on a little-endian machine')
   }
-  const tensors = parseStateDict(reader)
-  const keys = parsePickle(reader)
+  const { value: tensors, end: afterTensors } = parseStateDict(head, afterSystem)
+  const { value: keys, end: afterKeys } = parsePickle(head, afterTensors)
   if (!Array.isArray(keys) || keys.length > maxTensors || !keys.every((key) => typeof key === 'string')) {
     throw new WeightFileError(`the file has no list of at most ${maxTensors} storage keys`)
   }
-  const storages = readStorages(file, reader.position, keys as string[], tensors)
+  const storages = readStorages(file, afterKeys, keys as string[], tensors)
   return {
     tensors,
     storage: (tensor) => {

@@ -3,8 +3,8 @@
  * A pickle is a program for a stack machine; here it may build dicts, tuples, numbers and strings, and describe tensors.
  */
 
-import { type BufferReader, Parser } from 'pickleparser'
 import type { FloatDtype } from '../formats/float16.ts'
+import { PickleFunction, type PickleNames, runPickle } from './pickle-machine.ts'
 import { printable, WeightFileError } from './raw-tensor.ts'
 
 /** A state dict of 20,000 tensors has about 3 MB. */
@@ -74,15 +74,20 @@ class DtypeName {
   }
 }
 
+/** A pickle and where it ends. */
+export interface Pickled<T> {
+  value: T
+  end: number
+}
+
 /** The state dict: name → tensor. Everything else that the pickle builds is passed over or refused. */
-export function parseStateDict(bytes: Uint8Array | BufferReader): Map<string, TorchTensor> {
-  const value = parsePickle(bytes)
+export function parseStateDict(bytes: Uint8Array, start = 0): Pickled<Map<string, TorchTensor>> {
+  const { value, end } = parsePickle(bytes, start)
   if (!(value instanceof Map)) {
     throw new WeightFileError('the pickle holds no state dict')
   }
   const tensors = new Map<string, TorchTensor>()
-  // The Map's own method: the pickle may have put another in its place.
-  Map.prototype.forEach.call(value, (tensor: unknown, name: unknown) => {
+  for (const [name, tensor] of value as Map<unknown, unknown>) {
     if (typeof name !== 'string') {
       throw new WeightFileError('the state dict has a key that is no string')
     }
@@ -90,30 +95,19 @@ export function parseStateDict(bytes: Uint8Array | BufferReader): Map<string, To
       throw new WeightFileError(`'${printable(name)}' in the state dict is no tensor`)
     }
     tensors.set(name, tensor)
-  })
-  return tensors
+  }
+  return { value: tensors, end }
 }
 
 /** Any pickle of plain values and tensors. */
-export function parsePickle(bytes: Uint8Array | BufferReader): unknown {
-  const parser = new Parser({
-    unpicklingTypeOfDictionary: 'Map',
-    nameResolver: { resolve: (module, name) => resolveGlobal(module, name) },
-    persistentResolver: { resolve: (id: unknown) => toStorage(id) },
-  })
-  try {
-    return bytes instanceof Uint8Array ? parser.parse<unknown>(bytes) : parser.read<unknown>(bytes)
-  } catch (error) {
-    if (error instanceof WeightFileError) {
-      throw error
-    }
-    const reason = error instanceof Error ? printable(error.message) : 'unknown'
-    throw new WeightFileError(`the pickle can't be read: ${reason}`)
-  }
+export function parsePickle(bytes: Uint8Array, start = 0): Pickled<unknown> {
+  return runPickle(bytes, start, TORCH_NAMES)
 }
 
-/** REDUCE calls what stands here with the pickle's arguments, so each checks them itself. Arrow functions: none can be constructed. */
-function resolveGlobal(module: unknown, name: unknown): (...args: unknown[]) => unknown {
+const TORCH_NAMES: PickleNames = { global: resolveGlobal, persistent: toStorage }
+
+/** Functions check the arguments that the pickle gives them themselves. */
+function resolveGlobal(module: unknown, name: unknown): unknown {
   if (typeof module !== 'string' || typeof name !== 'string') {
     // Not spelt out: sixty bytes can make a tuple of tuples whose text would fill any memory.
     throw new WeightFileError('refused pickle global whose name is no string')
@@ -121,37 +115,32 @@ function resolveGlobal(module: unknown, name: unknown): (...args: unknown[]) => 
   const path = `${module}.${name}`
   switch (path) {
     case 'torch._utils._rebuild_tensor_v2':
-      return (...args) => rebuildTensor(args, undefined)
+      return new PickleFunction((args) => rebuildTensor(args, undefined))
     case 'torch._utils._rebuild_tensor_v3':
-      return (...args) => rebuildTensor(args, args[6])
+      return new PickleFunction((args) => rebuildTensor(args, args[6]))
     case 'torch._utils._rebuild_parameter':
-      return (data) => data
+      return new PickleFunction(([data]) => data)
     case 'torch.Size':
-      return (sizes) => sizes
+      return new PickleFunction(([sizes]) => sizes)
     case 'collections.OrderedDict':
-      return (...args) => {
+      return new PickleFunction((args) => {
         if (args.length > 0) {
           throw new WeightFileError('an OrderedDict made from a list is refused')
         }
         return new Map<unknown, unknown>()
-      }
+      })
     case 'torch.storage.UntypedStorage':
-      return asValue(new StorageType(undefined))
+      return new StorageType(undefined)
   }
   if (module === 'torch') {
     if (Object.hasOwn(STORAGES, name)) {
-      return asValue(new StorageType(STORAGES[name]))
+      return new StorageType(STORAGES[name])
     }
     if (Object.hasOwn(DTYPES, name)) {
-      return asValue(new DtypeName(DTYPES[name]!))
+      return new DtypeName(DTYPES[name]!)
     }
   }
   throw new WeightFileError(`refused pickle global ${printable(path)}`)
-}
-
-/** Storage types and dtypes are values, never called; pickleparser's type wants a function. */
-function asValue(value: StorageType | DtypeName): (...args: unknown[]) => unknown {
-  return value as unknown as (...args: unknown[]) => unknown
 }
 
 /** `('storage', type, key, location, size)`, in legacy files with a view (None) behind. */
@@ -168,7 +157,7 @@ function toStorage(id: unknown): TorchStorage {
 }
 
 /** `(storage, offset, size, stride, requires_grad, backward_hooks[, dtype, metadata])` */
-function rebuildTensor(args: unknown[], dtypeArgument: unknown): TorchTensor {
+function rebuildTensor(args: readonly unknown[], dtypeArgument: unknown): TorchTensor {
   const [storage, offset, shape, strides] = args
   if (
     !isStorage(storage) ||

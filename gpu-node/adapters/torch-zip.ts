@@ -33,7 +33,7 @@ export async function openTorchZip(file: Uint8Array, maxTensors: number): Promis
     throw new WeightFileError(`data.pkl has ${pickle.byteLength} bytes; the limit is ${MAX_PICKLE_BYTES}`)
   }
   // A copy out of shared memory: TextDecoder refuses shared memory.
-  const tensors = parseStateDict(pickle.slice())
+  const { value: tensors } = parseStateDict(pickle.slice())
   return {
     tensors,
     storage: (tensor) => {

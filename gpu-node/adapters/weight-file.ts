@@ -4,6 +4,8 @@ import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { isFloatDtype } from '../formats/float16.ts'
 import { parseSafetensorsHeader, SafetensorsError } from '../formats/safetensors.ts'
+import { type FileVersions, fileVersion } from './file-version.ts'
+import { DamagedContentError } from './loader/damaged-content.ts'
 import {
   type Allocate,
   allocateShared,
@@ -30,14 +32,15 @@ export async function readWeightFile(
   dir: string,
   limits: WeightFileLimits = WEIGHT_FILE_LIMITS,
   allocate: Allocate = allocateShared,
+  versions?: FileVersions,
 ): Promise<WeightFile> {
-  const found = openFirst(dir, WEIGHT_FILES)
+  const found = openFirst(dir, WEIGHT_FILES, versions)
   if (found === undefined) {
     throw new WeightFileError(`the directory has neither ${WEIGHT_FILES.join(' nor ')}`)
   }
   let bytes: Uint8Array
   try {
-    bytes = readOpened(found.handle, found.file, limits.maxFileBytes, allocate)
+    bytes = readOpened(found, limits.maxFileBytes, allocate)
   } finally {
     closeSync(found.handle)
   }
@@ -114,24 +117,36 @@ function fromTorch(
 }
 
 /** A small text file of the directory; `undefined` when it is absent. */
-export function readTextFile(dir: string, file: string, maxBytes: number): string | undefined {
-  const found = openFirst(dir, [file])
+export function readTextFile(dir: string, file: string, maxBytes: number, versions?: FileVersions): string | undefined {
+  const found = openFirst(dir, [file], versions)
   if (found === undefined) {
     return undefined
   }
   try {
-    return new TextDecoder().decode(readOpened(found.handle, file, maxBytes, allocateShared).slice())
+    return new TextDecoder().decode(readOpened(found, maxBytes, allocateShared).slice())
   } finally {
     closeSync(found.handle)
   }
 }
 
-function openFirst(dir: string, files: readonly string[]): { file: string; handle: number } | undefined {
-  for (const file of files) {
+interface Opened {
+  file: string
+  handle: number
+  /** What it must be, if that is known. */
+  version: string | undefined
+}
+
+/** With `versions` only what they name. */
+function openFirst(dir: string, files: readonly string[], versions?: FileVersions): Opened | undefined {
+  for (const file of versions === undefined ? files : files.filter((name) => Object.hasOwn(versions, name))) {
     try {
       // A FIFO would block the open for ever.
-      return { file, handle: openSync(join(dir, file), constants.O_RDONLY | constants.O_NONBLOCK) }
+      const handle = openSync(join(dir, file), constants.O_RDONLY | constants.O_NONBLOCK)
+      return { file, handle, version: versions?.[file] }
     } catch (error) {
+      if (versions !== undefined) {
+        throw new DamagedContentError(`${file} can't be opened any more`, { cause: error })
+      }
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
         throw new WeightFileError(`${file} can't be opened: ${(error as NodeJS.ErrnoException).code}`)
       }
@@ -140,7 +155,9 @@ function openFirst(dir: string, files: readonly string[]): { file: string; handl
   return undefined
 }
 
-function readOpened(handle: number, file: string, maxBytes: number, allocate: Allocate): Uint8Array {
+function readOpened(opened: Opened, maxBytes: number, allocate: Allocate): Uint8Array {
+  const { handle, file } = opened
+  checkVersion(opened)
   const stat = fstatSync(handle)
   if (!stat.isFile()) {
     throw new WeightFileError(`${printable(file)} is no regular file`)
@@ -157,5 +174,13 @@ function readOpened(handle: number, file: string, maxBytes: number, allocate: Al
     }
     done += read
   }
+  checkVersion(opened)
   return bytes
+}
+
+/** Before and after reading: so nothing was written in between. */
+function checkVersion({ handle, file, version }: Opened): void {
+  if (version !== undefined && fileVersion(fstatSync(handle, { bigint: true })) !== version) {
+    throw new DamagedContentError(`${file} has changed since it was looked at`)
+  }
 }

@@ -6,6 +6,7 @@
 import { readSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { FLOAT_BYTES, type FloatDtype, isFloatDtype, widenFloats } from './float16.ts'
+import { type JsonOutline, outlineJson } from './json-outline.ts'
 
 export const DTYPE_BYTES = {
   ...FLOAT_BYTES,
@@ -51,6 +52,9 @@ export const SAFETENSORS_LIMITS: SafetensorsLimits = { maxHeaderBytes: 100_000_0
 
 /** More dimensions than any weight has. */
 const MAX_DIMENSIONS = 16
+/** More of each than any header has for a tensor: three containers and three fields, and some metadata. */
+const MAX_CONTAINERS_PER_TENSOR = 4
+const MAX_FIELDS_PER_TENSOR = 16
 /** One read; bounds the buffer that widening needs. */
 const READ_BYTES = 16 * 1024 * 1024
 
@@ -91,10 +95,11 @@ export function parseSafetensorsHeader(
   if (bytes.byteLength < dataStart) {
     throw new SafetensorsError(`the header ends at byte ${dataStart}; only ${bytes.byteLength} bytes were given`)
   }
-  const members = Object.entries(parseObject(bytes.subarray(8, dataStart)))
-  if (members.length > limits.maxTensors) {
-    throw new SafetensorsError(`the header names ${members.length} tensors; the limit is ${limits.maxTensors}`)
-  }
+  const json = bytes.subarray(8, dataStart)
+  const outline = outlineJson(json)
+  checkOutline(outline, limits.maxTensors)
+  const members = Object.entries(parseObject(json))
+  checkUnique(members, outline)
   const tensors = new Map<string, SafetensorsEntry>()
   let metadata: ReadonlyMap<string, string> = new Map()
   for (const [name, value] of members) {
@@ -238,10 +243,33 @@ function cutShort(at: number, end: number): SafetensorsError {
   return new SafetensorsError(`the file ends at byte ${at}, before byte ${end}: it was cut while being read`)
 }
 
+/** Before anything is made of the text; metadata counts as a tensor. */
+function checkOutline({ containers, members, fields }: JsonOutline, maxTensors: number): void {
+  const most = maxTensors + 1
+  if (members > most) {
+    throw new SafetensorsError(`the header names ${members} tensors; the limit is ${maxTensors}`)
+  }
+  if (containers > MAX_CONTAINERS_PER_TENSOR * most || fields > MAX_FIELDS_PER_TENSOR * most) {
+    const has = `${containers} objects and arrays and ${fields} fields`
+    throw new SafetensorsError(`the header has ${has}; ${maxTensors} tensors, the limit, need less`)
+  }
+}
+
+/** The format forbids a name twice: readers differ in which of them counts. */
+function checkUnique(members: readonly [string, unknown][], { members: named, fields }: JsonOutline): void {
+  if (members.length !== named) {
+    throw new SafetensorsError(`the header has ${named} names, of which ${members.length} differ`)
+  }
+  const differing = members.reduce((sum, [, value]) => sum + (isObject(value) ? Object.keys(value).length : 0), 0)
+  if (differing !== fields) {
+    throw new SafetensorsError(`the header's tensors have ${fields} fields, of which ${differing} differ`)
+  }
+}
+
 function parseObject(json: Uint8Array): object {
   let value: unknown
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(json))
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(json))
   } catch (cause) {
     throw new SafetensorsError(`the header's ${json.byteLength} bytes are no JSON text in UTF-8`, { cause })
   }

@@ -6,6 +6,7 @@ import type { Checkpoint } from '../../model/checkpoint.ts'
 import { packAdapter } from '../../model/pack-adapter.ts'
 import type { AdapterLayout, PackedAdapter } from '../../model/packed-adapter.ts'
 import { baseWeightsOf } from '../base-weights.ts'
+import type { FileVersions } from '../file-version.ts'
 import { type MergeRecipe, mergeAdapters } from '../merge/merge.ts'
 import { readPeftAdapter } from '../peft.ts'
 import type { WeightFileLimits } from '../raw-tensor.ts'
@@ -15,10 +16,11 @@ import { Scratch } from './scratch.ts'
 
 export type LoadJob =
   /** Reads, checks and packs. `expectDigest`: what this content was before; anything else is damage. */
-  | { kind: 'load'; directory: string; expectDigest?: string }
+  | { kind: 'load'; directory: string; expectDigest?: string; versions?: FileVersions }
   /** Reads and checks alone. */
-  | { kind: 'identify'; directory: string }
-  | { kind: 'merge'; directories: string[]; recipe: MergeRecipe; digest: string }
+  | { kind: 'identify'; directory: string; versions?: FileVersions }
+  /** Parts must be what their digests say: the result is kept under a digest made from these. */
+  | { kind: 'merge'; parts: { directory: string; digest: string }[]; recipe: MergeRecipe; digest: string }
 
 export interface LoadResult {
   digest: string
@@ -43,7 +45,7 @@ export type LoaderReply =
   | { id: number; result: LoadResult }
   | { id: number; refusal: { code: ErrorCode; message: string } }
   /** The bytes on disk are not those that were stored. */
-  | { id: number; damaged: true }
+  | { id: number; damaged: true; digest?: string }
   | { id: number; failure: string }
 
 /** A thread's first message. */
@@ -60,28 +62,29 @@ export async function runLoadJob(
   scratch = new Scratch(),
 ): Promise<LoadResult> {
   scratch.reset()
-  const read = (directory: string) =>
+  const read = (directory: string, versions?: FileVersions) =>
     readPeftAdapter(directory, base.spec, {
       baseWeights: baseWeightsOf(base),
       limits: init.limits,
       allocate: scratch.allocate,
+      ...(versions === undefined ? {} : { versions }),
       ...(init.baseName === undefined ? {} : { baseName: init.baseName }),
     })
   switch (job.kind) {
     case 'identify': {
-      const { adapter, report } = await read(job.directory)
+      const { adapter, report } = await read(job.directory, job.versions)
       return { digest: adapter.digest, rank: adapter.maxRank, warnings: report.warnings }
     }
     case 'load': {
-      const { adapter, report } = await readExpected(job, read)
+      const { adapter, report } = await readExpected(job, (directory) => read(directory, job.versions))
       const packed = await packAdapter(adapter, base, init.adapterLayout)
       const { digest, maxRank: rank } = adapter
       return { digest, rank, packed, image: imageOf(packed), warnings: report.warnings }
     }
     case 'merge': {
       const parts = []
-      for (const directory of job.directories) {
-        parts.push((await read(directory)).adapter)
+      for (const { directory, digest: expectDigest } of job.parts) {
+        parts.push((await readExpected({ directory, expectDigest }, read)).adapter)
       }
       const merged = mergeAdapters(parts, job.recipe, job.digest)
       const packed = await packAdapter(merged, base, init.adapterLayout)
@@ -108,5 +111,6 @@ async function readExpected(
       throw error
     }
   }
-  throw new DamagedContentError(`the files in ${job.directory} are not those of ${job.expectDigest}`)
+  const { directory, expectDigest: digest } = job
+  throw new DamagedContentError(`the files in ${directory} are not those of ${digest}`, { digest })
 }

@@ -178,7 +178,8 @@ function toResult(reply: LoaderReply | { id: number; error: Error }): LoadResult
     throw new RingletError(reply.refusal.code, reply.refusal.message)
   }
   if ('damaged' in reply) {
-    throw new DamagedContentError('the stored files are damaged')
+    const { digest } = reply
+    throw new DamagedContentError('the files are damaged', digest === undefined ? {} : { digest })
   }
   throw 'error' in reply ? reply.error : new Error(reply.failure)
 }

@@ -53,7 +53,7 @@ async function answer(id: number, job: LoadJob): Promise<LoaderReply> {
       return { id, refusal: { code: error.code, message: error.message } }
     }
     if (error instanceof DamagedContentError) {
-      return { id, damaged: true }
+      return { id, damaged: true, ...(error.digest === undefined ? {} : { digest: error.digest }) }
     }
     return { id, failure: error instanceof Error ? (error.stack ?? error.message) : String(error) }
   }

@@ -2,6 +2,7 @@
 
 import { type AdapterRef, formatAdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
+import type { FileVersions } from '../file-version.ts'
 import { CONFIG_FILE, WEIGHT_FILES } from '../weight-file.ts'
 
 export interface SourceAccess {
@@ -27,8 +28,9 @@ export interface ResolvedAdapter {
   contentKey: string
   /** adapter_config.json and one weight file. */
   files: SourceFile[]
-  /** Set where the files can be read in place. */
+  /** Set where the files can be read in place, with what they were when they were looked at. */
   directory?: string
+  versions?: FileVersions
 }
 
 export interface AdapterSourceReader {

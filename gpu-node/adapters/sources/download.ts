@@ -42,6 +42,25 @@ export async function downloadAdapter(
   directory: string,
   options: DownloadOptions,
 ): Promise<void> {
+  try {
+    await download(adapter, directory, options)
+  } catch (error) {
+    throw isDiskFailure(error) ? diskFailed(error) : error
+  }
+}
+
+/** What the home or the network does has become a RingletError by then; an error with a system call is the disk's. */
+export function isDiskFailure(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error
+}
+
+/** Full, read-only or broken: another node may do better. */
+export function diskFailed(cause: NodeJS.ErrnoException): RingletError {
+  const why = `this node’s disk for adapters failed (${cause.code})`
+  return new RingletError('adapter_capacity', why, { retryAfterSeconds: 5, cause })
+}
+
+async function download(adapter: ResolvedAdapter, directory: string, options: DownloadOptions): Promise<void> {
   await mkdir(directory, { recursive: true, mode: 0o700 })
   const journal = await openJournal(directory, adapter.contentKey)
   const total = adapter.files.reduce((sum, file) => sum + file.bytes, 0)
@@ -118,7 +137,7 @@ async function downloadRange(
   let bytes = 0
   try {
     await receiveRange(adapter, file, range, transfer, async (chunk) => {
-      await handle.write(chunk, 0, chunk.byteLength, range.start + bytes)
+      await write(handle, chunk, range.start + bytes)
       bytes += chunk.byteLength
     })
   } finally {
@@ -127,6 +146,17 @@ async function downloadRange(
       await handle.datasync()
       await range.received(bytes)
     }
+  }
+}
+
+/** Throws a RingletError, so that a disk's failure is not taken for the home's. */
+async function write(handle: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
+  try {
+    for (let done = 0; done < chunk.byteLength; ) {
+      done += (await handle.write(chunk, done, chunk.byteLength - done, position + done)).bytesWritten
+    }
+  } catch (error) {
+    throw isDiskFailure(error) ? diskFailed(error) : error
   }
 }
 
@@ -145,6 +175,10 @@ async function receiveRange(
     const before = start
     try {
       for await (const chunk of file.read(start, range.end, transfer.signal)) {
+        // Beyond the range lies another one's place in the file.
+        if (start + chunk.byteLength > range.end) {
+          throw new HomeReplyError(200, `the home sent more than bytes ${start} to ${range.end}`)
+        }
         await take(chunk)
         start += chunk.byteLength
         transfer.advance(chunk.byteLength)
@@ -155,6 +189,9 @@ async function receiveRange(
       return
     } catch (error) {
       transfer.signal.throwIfAborted()
+      if (error instanceof RingletError) {
+        throw error
+      }
       // The right to read was taken back, or the file is gone.
       if (error instanceof HomeReplyError && error.status >= 400 && !isTransient(error.status)) {
         throw notFound(adapter.ref, error)

@@ -1,6 +1,8 @@
 /** HTTP to adapters' homes: time limits, ranges, and which failures are the home's. */
 
 import type { Agent, fetch as UndiciFetch } from 'undici'
+import { followRedirects } from './follow-redirects.ts'
+import { isInside, lookupOutside } from './inside-address.ts'
 
 export type Fetch = typeof fetch
 
@@ -11,29 +13,37 @@ const CONNECT_MS = 10_000
 /** One connection pool a store; undici's own fetch, because its dispatcher takes time limits. Loaded when first used. */
 export function createHomeFetch(): { fetch: Fetch; close(): Promise<void> } {
   let opened: Promise<OpenHome> | undefined
-  const home = async (input: Parameters<typeof UndiciFetch>[0], init?: Parameters<typeof UndiciFetch>[1]) => {
+  const ask = async (url: URL, init: RequestInit, outsideOnly: boolean) => {
     opened ??= openHome()
-    const { fetch, agent } = await opened
-    return fetch(input, { ...init, dispatcher: agent })
+    const { fetch, agent, outsideAgent } = await opened
+    // Node's types name another undici than the package's; at run time the shapes are one standard.
+    const own = { ...init, dispatcher: outsideOnly ? outsideAgent : agent } as Parameters<typeof UndiciFetch>[1]
+    return (await fetch(url, own)) as unknown as Response
   }
-  // Node's types name another undici than the package's; at run time the shapes are one standard.
-  return { fetch: home as unknown as Fetch, close: async () => (await opened)?.agent.close() }
+  const close = async () => {
+    const { agent, outsideAgent } = (await opened) ?? {}
+    await Promise.all([agent?.close(), outsideAgent?.close()])
+  }
+  return { fetch: followRedirects({ ask, isInside }), close }
 }
 
 interface OpenHome {
   fetch: typeof UndiciFetch
   agent: Agent
+  /** Connects to no address inside. */
+  outsideAgent: Agent
 }
 
 async function openHome(): Promise<OpenHome> {
   const undici = await import('undici')
-  const agent = new undici.Agent({
-    connect: { timeout: CONNECT_MS },
-    headersTimeout: SILENCE_MS,
-    bodyTimeout: SILENCE_MS,
-    connections: 64,
-  })
-  return { fetch: undici.fetch, agent }
+  const open = (connect: object) =>
+    new undici.Agent({
+      connect: { timeout: CONNECT_MS, ...connect },
+      headersTimeout: SILENCE_MS,
+      bodyTimeout: SILENCE_MS,
+      connections: 64,
+    })
+  return { fetch: undici.fetch, agent: open({}), outsideAgent: open({ lookup: lookupOutside }) }
 }
 
 /** A reply that a later attempt may improve: too many requests, or the home's own failure. */

@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs'
 import { realpath, stat } from 'node:fs/promises'
 import { isAbsolute, join, relative, resolve as resolvePath, sep } from 'node:path'
 import type { AdapterRef } from '../../../shared/adapter-ref.ts'
+import { fileVersion } from '../file-version.ts'
 import { CONFIG_FILE, WEIGHT_FILES } from '../weight-file.ts'
 import {
   type AdapterSourceReader,
@@ -47,6 +48,8 @@ async function resolveBelow(ref: AdapterRef, root: string): Promise<ResolvedAdap
     contentKey: JSON.stringify(['local', directory, chosen.map((file) => [file.name, file.version])]),
     files: chosen,
     directory,
+    // Names may lead elsewhere by the time they are opened; what was looked at is inside.
+    versions: Object.fromEntries(chosen.map((file) => [file.name, file.version])),
   }
 }
 
@@ -67,7 +70,7 @@ async function localFile(
     name,
     bytes: Number(info.size),
     checks: {},
-    version: `${info.ino} ${info.size} ${info.mtimeNs} ${info.ctimeNs}`,
+    version: fileVersion(info),
     read: (start, end, signal) => readBytes(path, start, end, signal),
   }
 }

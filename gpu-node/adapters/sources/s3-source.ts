@@ -189,6 +189,10 @@ async function* read(
     }),
     { abortSignal: signal },
   )
+  // A store that knows no ranges answers with the whole object.
+  if (!(reply.ContentRange?.startsWith(`bytes ${start}-`) ?? start === 0)) {
+    throw new HomeReplyError(200, `the store answered with ${reply.ContentRange ?? 'all'} to a range from ${start}`)
+  }
   let left = end - start
   // The SDK's stream on Node is a Readable, whose chunks are Buffers.
   for await (const chunk of reply.Body as AsyncIterable<Uint8Array>) {

@@ -12,7 +12,7 @@ import type { LoadResult } from '../loader/load-job.ts'
 import type { LoaderPool } from '../loader/loader-pool.ts'
 import type { MergeRecipe } from '../merge/merge.ts'
 import type { ResolvedAdapter } from '../sources/adapter-source.ts'
-import { downloadAdapter } from '../sources/download.ts'
+import { diskFailed, downloadAdapter, isDiskFailure } from '../sources/download.ts'
 import type { ContentIndex } from './content-index.ts'
 import type { DiskEntry, DiskTier } from './disk-tier.ts'
 import { FairPool, oneLeftFree } from './fair-pool.ts'
@@ -72,7 +72,7 @@ export class ContentLoader {
     const known = index.digestOf(located.contentKey)
     const inRam = known === undefined ? undefined : ram.lease(known, tenantId)
     if (inRam !== undefined) {
-      disk.touch(known!, tenantId)
+      this.#touchStored(known!, tenantId)
       return { ...inRam, tier: 'ram' }
     }
     const lease = (result: LoadResult) => ram.lease(result.digest, tenantId)!
@@ -121,13 +121,20 @@ export class ContentLoader {
     return { digest, directory: lease.entry.directory, release: lease.release, tier }
   }
 
-  /** Shared by content: equal merges of equal adapters run once. */
+  /** Shared by content: equal merges of equal adapters run once. Throws DamagedContentError as `hold` does. */
   async holdMerge(digest: string, recipe: MergeRecipe, parts: HeldFiles[], options: AcquireOptions): Promise<Held> {
-    const { ram, pool } = this.#options
-    const directories = parts.map((part) => part.directory)
+    const { ram, disk, pool } = this.#options
+    const files = parts.map((part) => ({ directory: part.directory, digest: part.digest }))
     const start = async (run: Run<LoadProgress>) => {
-      const result = await pool.run({ kind: 'merge', directories, recipe, digest })
-      return this.#intoRam(result, undefined, options, run)
+      try {
+        const result = await pool.run({ kind: 'merge', parts: files, recipe, digest })
+        return this.#intoRam(result, undefined, options, run)
+      } catch (error) {
+        if (error instanceof DamagedContentError && error.digest !== undefined) {
+          disk.remove(error.digest)
+        }
+        throw error
+      }
     }
     const lease = () => ram.lease(digest, options.tenantId)!
     const { taken } = this.#loads.join(`merge ${digest}`, waiting(options), start, lease)
@@ -139,6 +146,7 @@ export class ContentLoader {
     const { ram, disk } = this.#options
     const inRam = ram.lease(digest, options.tenantId)
     if (inRam !== undefined) {
+      this.#touchStored(digest, options.tenantId)
       return { ...inRam, tier: 'ram' }
     }
     const lease = () => ram.lease(digest, options.tenantId)!
@@ -148,6 +156,11 @@ export class ContentLoader {
     }
     const files = disk.get(digest)
     return files && { ...(await this.#fromDisk(digest, locatedOf(files.manifest), options, lease)), tier: 'disk' }
+  }
+
+  #touchStored(digest: string, tenantId: string): void {
+    this.#options.disk.touch(digest, tenantId)
+    this.#options.packed.touch(digest, tenantId)
   }
 
   abort(reason: unknown): void {
@@ -217,7 +230,7 @@ export class ContentLoader {
   ): Promise<T> {
     const start = async (run: Run<LoadProgress>) => {
       run.progress({ phase: 'load', ref: formatAdapterRef(resolved.ref) })
-      const result = await this.#options.pool.run({ kind: 'load', directory })
+      const result = await this.#options.pool.run({ kind: 'load', directory, ...versionsOf(resolved) })
       this.#options.index.setDigest(resolved.contentKey, result.digest)
       const located = { contentKey: resolved.contentKey, exact: resolved.ref, resolved }
       return this.#intoRam(result, located, options, run)
@@ -227,7 +240,7 @@ export class ContentLoader {
 
   async #identify(resolved: ResolvedAdapter, directory: string, options: AcquireOptions): Promise<string> {
     const start = async () => {
-      const result = await this.#options.pool.run({ kind: 'identify', directory })
+      const result = await this.#options.pool.run({ kind: 'identify', directory, ...versionsOf(resolved) })
       this.#options.index.setDigest(resolved.contentKey, result.digest)
       return result
     }
@@ -295,7 +308,12 @@ export class ContentLoader {
           run.progress({ phase: 'download', ref: name, receivedBytes, totalBytes }),
       })
     } catch (error) {
-      disk.suspendFetch(directory)
+      if (error instanceof RingletError && error.code === 'adapter_capacity') {
+        // What arrived on a full disk keeps it full.
+        await disk.dropFetch(directory).catch(() => undefined)
+      } else {
+        disk.suspendFetch(directory)
+      }
       throw error
     }
     try {
@@ -313,8 +331,8 @@ export class ContentLoader {
       return this.#intoRam(result, located, options, run)
     } catch (error) {
       // Refused content leaves no trace.
-      await disk.dropFetch(directory)
-      throw error
+      await disk.dropFetch(directory).catch(() => undefined)
+      throw isDiskFailure(error) ? diskFailed(error) : error
     }
   }
 
@@ -363,6 +381,10 @@ function locatedOf({ contentKeys, names }: DiskEntry['manifest']): Located | und
   return contentKey === undefined || name?.kind !== 'ref'
     ? undefined
     : { contentKey, exact: name.ref, resolved: undefined }
+}
+
+function versionsOf({ versions }: ResolvedAdapter): Pick<ResolvedAdapter, 'versions'> {
+  return versions === undefined ? {} : { versions }
 }
 
 /** What another caller's token may do better. */

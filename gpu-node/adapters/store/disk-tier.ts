@@ -12,7 +12,7 @@ import { chooseVictims, type Evictable } from './eviction.ts'
 
 const MANIFEST_FILE = 'manifest.json'
 /** How exact "last used" is after a restart. */
-const TOUCH_INTERVAL_MS = 60_000
+export const TOUCH_INTERVAL_MS = 60_000
 /** Transfers that broke this long ago are not gone on with. */
 const INCOMING_AGE_MS = 60 * 60_000
 

@@ -16,6 +16,7 @@ import { createS3Home, createS3Source, type S3Config } from '../sources/s3-sourc
 import { ContentIndex } from './content-index.ts'
 import { ContentLoader } from './content-loader.ts'
 import { DiskTier } from './disk-tier.ts'
+import { ownFolder } from './folder-owner.ts'
 import { PackedTier } from './packed-tier.ts'
 import { type Pin, Pins } from './pins.ts'
 import { RamTier } from './ram-tier.ts'
@@ -65,6 +66,7 @@ export interface AdapterStoreConfig {
 }
 
 export async function openAdapterStore(config: AdapterStoreConfig): Promise<AdapterStore & { violations(): string[] }> {
+  const releaseFolder = await ownFolder(config.cacheDirectory)
   const pool = config.loaderPool ?? startPool(config)
   const readers = new PackedReaders(READER_THREADS)
   const closeThreads = async () => {
@@ -74,12 +76,13 @@ export async function openAdapterStore(config: AdapterStoreConfig): Promise<Adap
     const index = new ContentIndex()
     const pins = await Pins.open(config.cacheDirectory)
     const tiers = await openTiers(config, index, pool, readers, pins)
-    const store = buildStore(config, index, tiers, pins, pool, closeThreads)
+    const store = buildStore(config, index, tiers, pins, pool, { closeThreads, releaseFolder })
     await restorePins(store, tiers, pins, config)
     await preload(store, config)
     return store
   } catch (error) {
     await closeThreads()
+    await releaseFolder()
     throw error
   }
 }
@@ -162,7 +165,7 @@ function buildStore(
   tiers: Tiers,
   pins: Pins,
   pool: LoaderPool,
-  closeThreads: () => Promise<void>,
+  { closeThreads, releaseFolder }: { closeThreads: () => Promise<void>; releaseFolder: () => Promise<void> },
 ): TieredStore {
   const home = config.fetch === undefined ? createHomeFetch() : { fetch: config.fetch, close: async () => undefined }
   const s3 = createS3Home(config.s3)
@@ -191,6 +194,7 @@ function buildStore(
     loader,
     pins,
     engineResident: config.engineResident ?? (() => new Set()),
+    releaseFolder,
     closeHomes: async () => {
       s3.close()
       await Promise.all([closeThreads(), home.close()])

@@ -3,13 +3,13 @@
  * for everything besides the adapter that packing depends on (base, layout, code); files of other keys are removed.
  */
 
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PackedAdapter } from '../../model/packed-adapter.ts'
 import { DamagedContentError } from '../loader/damaged-content.ts'
 import type { PackedImage } from '../loader/packed-format.ts'
 import type { PackedReaders } from '../loader/packed-readers.ts'
-import type { PackedFiles } from './disk-tier.ts'
+import { type PackedFiles, TOUCH_INTERVAL_MS } from './disk-tier.ts'
 import type { Evictable } from './eviction.ts'
 import { type PackedFileNotes, planPackedFile, readPackedFile, writePackedFile } from './packed-file.ts'
 
@@ -30,6 +30,8 @@ interface PackedEntry {
   dataBytes: number
   rank: number
   lastUsed: number
+  /** When the file's time was last set to that of its use. */
+  touched: number
   tenantId: string
   notes: PackedFileNotes
 }
@@ -44,6 +46,8 @@ export class PackedTier implements PackedFiles {
   readonly #entries = new Map<string, PackedEntry>()
   #writing: Promise<void> = Promise.resolve()
   #waitingBytes = 0
+  /** Who used last what waits to be written, and when. */
+  readonly #waiting = new Map<string, { lastUsed: number; tenantId: string }>()
   /** Of the file being written: reserved before its first byte. */
   #reservedBytes = 0
 
@@ -74,14 +78,32 @@ export class PackedTier implements PackedFiles {
     return this.#entries.entries()
   }
 
+  /** It was used, here or in RAM: what never leaves RAM must not be the first to leave the disk. */
+  touch(digest: string, tenantId: string, now = this.#options.now()): void {
+    if (this.#waiting.has(digest)) {
+      this.#waiting.set(digest, { lastUsed: now, tenantId })
+    }
+    const entry = this.#entries.get(digest)
+    if (entry === undefined) {
+      return
+    }
+    entry.tenantId = tenantId
+    entry.lastUsed = now
+    if (now - entry.touched >= TOUCH_INTERVAL_MS) {
+      entry.touched = now
+      const set = () => utimes(this.#path(digest), now / 1000, now / 1000)
+      // A failure costs a stale "last used" after the next start.
+      this.#writing = this.#writing.then(set).catch(() => undefined)
+    }
+  }
+
   /** Throws DamagedContentError; the file is gone then. */
   async read(digest: string, tenantId: string): Promise<PackedAdapter> {
     const entry = this.#entries.get(digest)
     if (entry === undefined) {
       throw new DamagedContentError('the packed file has left the disk meanwhile')
     }
-    entry.lastUsed = this.#options.now()
-    entry.tenantId = tenantId
+    this.touch(digest, tenantId)
     try {
       return await readPackedFile(this.#path(digest), entry.dataBytes, this.#options.readers)
     } catch (error) {
@@ -96,15 +118,17 @@ export class PackedTier implements PackedFiles {
   keep(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): void {
     const bytes = image.data.byteLength
     const full = this.#waitingBytes > 0 && this.#waitingBytes + bytes > MAX_WAITING_BYTES
-    if (this.#entries.has(digest) || full) {
+    if (this.#entries.has(digest) || this.#waiting.has(digest) || full) {
       return
     }
+    this.#waiting.set(digest, { lastUsed: this.#options.now(), tenantId })
     this.#waitingBytes += bytes
     this.#writing = this.#writing
-      .then(() => this.#write(digest, image, notes, tenantId))
+      .then(() => this.#write(digest, image, notes))
       // A full or failing disk costs the saving alone.
       .catch(() => undefined)
       .finally(() => {
+        this.#waiting.delete(digest)
         this.#waitingBytes -= bytes
       })
   }
@@ -137,16 +161,17 @@ export class PackedTier implements PackedFiles {
   }
 
   async settle(): Promise<void> {
-    await this.#writing
+    // What is written may add the time of its use behind it.
+    for (let last: Promise<void> | undefined; last !== this.#writing; ) {
+      last = this.#writing
+      await last
+    }
   }
 
-  async #write(digest: string, image: PackedImage, notes: PackedFileNotes, tenantId: string): Promise<void> {
-    if (this.#entries.has(digest)) {
-      return
-    }
+  async #write(digest: string, image: PackedImage, notes: PackedFileNotes): Promise<void> {
     const parts = planPackedFile(image, notes)
     const bytes = parts.reduce((sum, part) => sum + part.byteLength, 0)
-    if (!this.#options.makeRoom(bytes, tenantId)) {
+    if (!this.#options.makeRoom(bytes, this.#waiting.get(digest)!.tenantId)) {
       return
     }
     this.#reservedBytes = bytes
@@ -154,8 +179,10 @@ export class PackedTier implements PackedFiles {
     try {
       await writePackedFile(path, parts)
       await rename(path, this.#path(digest))
-      const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, tenantId, notes }
-      this.#entries.set(digest, { ...entry, lastUsed: this.#options.now() })
+      const entry = { bytes, dataBytes: image.data.byteLength, rank: notes.rank, notes }
+      const used = this.#waiting.get(digest)!
+      this.#entries.set(digest, { ...entry, ...used, touched: 0 })
+      this.touch(digest, used.tenantId, used.lastUsed)
     } catch (error) {
       await rm(path, { force: true })
       throw error
@@ -172,7 +199,8 @@ export class PackedTier implements PackedFiles {
       // A header that is whole says where the data ends, and only its last piece can be missing.
       if (/^[0-9a-f]{64}$/.test(name) && size > dataBytes) {
         const notes = { rank, contentKeys, names }
-        const entry = { bytes: size, dataBytes, rank, lastUsed: mtimeMs, tenantId: '', notes }
+        const times = { lastUsed: mtimeMs, touched: mtimeMs }
+        const entry = { bytes: size, dataBytes, rank, ...times, tenantId: '', notes }
         this.#entries.set(name, entry)
         return
       }

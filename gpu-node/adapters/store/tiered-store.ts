@@ -32,6 +32,8 @@ export interface TieredStoreParts {
   pins: Pins
   engineResident: () => ReadonlySet<string>
   closeHomes: () => Promise<void>
+  /** Last: until then the tiers may write. */
+  releaseFolder: () => Promise<void>
 }
 
 type Merge = Extract<AdapterSelection, { kind: 'merge' }>
@@ -158,6 +160,7 @@ export class TieredStore implements AdapterStore {
     await this.#parts.closeHomes()
     await this.#parts.packed.settle()
     await this.#parts.disk.settle()
+    await this.#parts.releaseFolder()
   }
 
   /** What must hold and does not; for tests and the idle check. */
@@ -174,6 +177,24 @@ export class TieredStore implements AdapterStore {
   }
 
   async #acquireMerge(selection: Merge, options: AcquireOptions): Promise<Acquired> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#mergeOnce(selection, options)
+      } catch (error) {
+        if (!(error instanceof DamagedContentError)) {
+          throw error
+        }
+        if (attempt === ATTEMPTS) {
+          throw leftMeanwhile(error)
+        }
+        for (const { ref } of selection.parts) {
+          this.#parts.resolver.forget(ref, options)
+        }
+      }
+    }
+  }
+
+  async #mergeOnce(selection: Merge, options: AcquireOptions): Promise<Acquired> {
     const { loader } = this.#parts
     const recipe = toRecipe(selection)
     const ready = await this.#knownMerge(selection, recipe, options)
@@ -245,8 +266,7 @@ export class TieredStore implements AdapterStore {
           throw error
         }
         if (attempt === ATTEMPTS) {
-          const cause = { cause: error, retryAfterSeconds: 1 }
-          throw new RingletError('adapter_capacity', 'the adapter left this node while it was asked for', cause)
+          throw leftMeanwhile(error)
         }
         resolver.forget(ref, options)
       }
@@ -334,6 +354,11 @@ export class TieredStore implements AdapterStore {
       throw new RingletError('node_draining', 'the node is shutting down')
     }
   }
+}
+
+function leftMeanwhile(cause: DamagedContentError): RingletError {
+  const extras = { cause, retryAfterSeconds: 1 }
+  return new RingletError('adapter_capacity', 'the adapter left this node or changed while it was asked for', extras)
 }
 
 function mergeDigest(recipe: MergeRecipe, digests: readonly string[]): string {

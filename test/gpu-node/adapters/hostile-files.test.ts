@@ -116,12 +116,18 @@ const int = (value: number) =>
 const tensor = (size: number, offset: number, shape: number[], strides: number[]) =>
   `ctorch._utils\n_rebuild_tensor_v2\n(${storage(size)}J${int(offset)}(${shape.map((it) => `J${int(it)}`).join('')}t(${strides.map((it) => `J${int(it)}`).join('')}t\x89ccollections\nOrderedDict\n)RtR`
 
+/** Tuples of the tuple before, twice. */
+const doubled = 'q\0h\0\x86'.repeat(40)
+
 /** How torch's files before 1.6 begin. */
 const legacyMagic = Buffer.from('80028a0a6cfc9c46f9206aa850192e', 'hex')
 
 describe('bombs and traps by hand', () => {
   const floats = (count: number) => new Uint8Array(new Float32Array(count).map((_, i) => i).buffer)
-  const one = (body: string, count: number) => torchZip(pickle(`}${text('x')}${body}s`), { '0': floats(count) })
+  const one = (body: string, count: number, after = '') =>
+    torchZip(pickle(`}${text('x')}${body}s${after}`), { '0': floats(count) })
+  const described = tensor(6, 0, [2, 3], [3, 1])
+  const MB = 2 ** 20
 
   it('a pickle that wants to run something is refused by name, and nothing runs', async () => {
     for (const [module, name] of [
@@ -138,10 +144,16 @@ describe('bombs and traps by hand', () => {
     }
   })
 
-  it('a dict whose prototype the pickle sets has no tensors, and changes nothing else', async () => {
-    const bytes = torchZip(pickle(`(${text('__proto__')}${text('x')}d`))
-    expect((await parse('adapter_model.bin', bytes)).tensors).toEqual([])
+  it('a key that names a prototype is a key, and changes nothing else', async () => {
+    const bytes = torchZip(pickle(`}(${text('__proto__')}${text('x')}u`))
+    await expect(parse('adapter_model.bin', bytes)).rejects.toThrow(`'__proto__' in the state dict is no tensor`)
     expect(Object.getPrototypeOf(new Map())).toBe(Map.prototype)
+  })
+
+  it('an attribute of the state dict, as torch writes it, is passed over', async () => {
+    const metadata = `}${text('_metadata')}ccollections\nOrderedDict\n)Rs`
+    const bytes = one(tensor(6, 0, [2, 3], [3, 1]), 6, `${metadata}b`)
+    expect((await parse('adapter_model.bin', bytes)).tensors.map(({ name }) => name)).toEqual(['x'])
   })
 
   it('a good tensor in the same form is read, with offsets and strides', async () => {
@@ -195,14 +207,40 @@ describe('bombs and traps by hand', () => {
     // Spelt out, forty tuples of two tuples each have 2^40 words.
     [
       'a global named by tuples of tuples',
-      () => torchZip(pickle(`${text('x')}${'2\x86'.repeat(40)}${text('y')}\x93`)),
+      () => torchZip(pickle(`${text('x')}${doubled}${text('y')}\x93`)),
       /refused pickle global whose name is no string/,
     ],
     [
       'a legacy protocol of tuples of tuples',
-      () => Buffer.concat([legacyMagic, pickle(`${text('x')}${'2\x86'.repeat(40)}`)]),
+      () => Buffer.concat([legacyMagic, pickle(`${text('x')}${doubled}`)]),
       /legacy protocol is no number/,
     ],
+    [
+      'a tensor whose shape is changed after it was checked',
+      () => one(`${described}}(${text('shape')}${text('abc')}ub`, 6),
+      /gives attributes to what is no dict/,
+    ],
+    [
+      'arguments that are said to be a hundred million',
+      () => torchZip(pickle(`ccollections\nOrderedDict\n)}(${text('length')}J${int(100_000_000)}ubR`)),
+      /gives attributes to what is no dict/,
+    ],
+    [
+      'a number of 15 MB',
+      () => torchZip(pickle(`\x8b${int(15 * MB)}${'Z'.repeat(15 * MB)}`)),
+      /number has 15728640 bytes; the limit is 8/,
+    ],
+    ['15 million dicts', () => torchZip(pickle('}'.repeat(15 * MB))), /more than 500000 dicts, lists and tuples/],
+    ['15 million marks', () => torchZip(pickle('('.repeat(15 * MB))), /more than 2000000 instructions/],
+    ['tuples in tuples', () => torchZip(pickle(`]${'\x85'.repeat(MB)}`)), /more than 500000 dicts, lists and tuples/],
+    ['a dict without a key for its value', () => torchZip(pickle('}(Nu')), /a key without a value/],
+    ['a stack from which more is taken than it has', () => torchZip(pickle('(N(\x86')), /takes more from its stack/],
+    ['a tuple without a mark', () => torchZip(pickle('Nt')), /there is none/],
+    ['a value never remembered', () => torchZip(pickle('h\x05')), /remembers nothing under 5/],
+    ['an instruction that makes objects', () => torchZip(pickle(')\x81')), /instruction 0x81 at byte 3/],
+    ['a call of what is no function', () => torchZip(pickle('])R')), /calls what is no function/],
+    ['a text beyond the end', () => torchZip(pickle(`X${int(1000)}x`)), /before the 1000 bytes/],
+    ['a name that is no UTF-8', () => torchZip(pickle(`}X${int(1)}\xffNs`)), /no UTF-8/],
     ['an endless stack', () => torchZip(pickle('('.repeat(100_000))), /can't be read|no state dict/],
     [
       'more entries than tensors can be',

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { AdapterSourceReader } from '../../../gpu-node/adapters/sources/adapter-source.ts'
@@ -173,6 +173,42 @@ describe('transfers', () => {
     await writeFile(join(directory.path, 'adapter_model.safetensors'), '')
     await downloadAdapter(resolved, directory.path, { signal })
     expect(await readFile(join(directory.path, 'adapter_model.safetensors'))).toEqual(Buffer.from(expected))
+    await directory.remove()
+  })
+
+  it.skipIf(process.platform !== 'linux')(
+    'to a full disk are the node’s failure, not the home’s, and not tried again',
+    async () => {
+      hub.commit({ id: 'org/full', files: adapterFiles('merge-a') })
+      const resolved = await resolve({ source: 'hub', id: 'org/full' })
+      const directory = await temporaryDirectory()
+      await symlink('/dev/full', join(directory.path, 'adapter_model.safetensors'))
+      hub.transfers.length = 0
+      const options = { signal: new AbortController().signal, sleep: noWait }
+      await expect(downloadAdapter(resolved, directory.path, options)).rejects.toMatchObject({
+        code: 'adapter_capacity',
+        message: expect.stringContaining('ENOSPC'),
+      })
+      expect(hub.transfers.filter((line) => line.includes('safetensors'))).toHaveLength(1)
+      await directory.remove()
+    },
+  )
+
+  it('of more bytes than were asked for write none beyond them', async () => {
+    hub.commit({ id: 'org/more', files: adapterFiles('merge-a') })
+    const resolved = await resolve({ source: 'hub', id: 'org/more' })
+    const generous = resolved.files.map((file) => ({
+      ...file,
+      read: async function* () {
+        yield new Uint8Array(file.bytes + 1)
+      },
+    }))
+    const directory = await temporaryDirectory()
+    const options = { signal: new AbortController().signal, sleep: noWait }
+    await expect(downloadAdapter({ ...resolved, files: generous }, directory.path, options)).rejects.toMatchObject({
+      code: 'adapter_home_unreachable',
+    })
+    expect((await stat(join(directory.path, 'adapter_config.json'))).size).toBe(0)
     await directory.remove()
   })
 

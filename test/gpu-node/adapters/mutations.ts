@@ -10,17 +10,23 @@ const ORIGINALS: [string, Uint8Array][] = [
   ['adapter_model.bin', adapterFiles('all-r4-bin-legacy', 'adapter_model.bin')['adapter_model.bin']!],
 ]
 
-/** Bytes changed, pieces cut out, doubled or swapped: mostly near the start, where the descriptions are. */
+/** Even over [0, 1): fast-check's own doubles are even over bit patterns, of which nearly all are next to 0. */
+const share = fc.noBias(fc.nat(9_999)).map((n) => n / 10_000)
+
+/** Bytes changed, pieces cut out or doubled: half of them near the start, where most descriptions are; few that break every offset. */
 export const mutation = fc.record({
   which: fc.nat(ORIGINALS.length - 1),
   edits: fc.array(
     fc.record({
-      kind: fc.constantFrom('set', 'cut', 'double', 'flip', 'end'),
-      at: fc.oneof(fc.double({ min: 0, max: 0.15, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true })),
-      length: fc.integer({ min: 1, max: 64 }),
+      kind: fc.constantFrom('set', 'set', 'flip', 'flip', 'flip', 'flip', 'cut', 'double', 'end'),
+      at: fc.oneof(
+        share.map((at) => at * 0.15),
+        share,
+      ),
+      length: fc.oneof(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 64 })),
       byte: fc.integer({ min: 0, max: 255 }),
     }),
-    { minLength: 1, maxLength: 6 },
+    { minLength: 1, maxLength: 4 },
   ),
 })
 

@@ -136,6 +136,7 @@ describe('refuses what it would not apply, with the numbers', () => {
       /patterns took more than|config does not name/,
     ],
     ['a pattern of unknown syntax', { target_modules: '(?#x)q_proj' }, /no counterpart/],
+    ['an effect below float32', { lora_alpha: 1e-300 }, /zero effect: all 12 modules/],
     ['no effect', { lora_alpha: 0 }, /zero effect: all 12 modules/],
     ['a scaling that B does not bear', { lora_alpha: 1e300 }, /times the scaling 1.25e\+299: beyond single precision/],
   ])('%s', async (_, config, message) => {

@@ -1,9 +1,10 @@
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest'
 import { LoaderPool } from '../../../gpu-node/adapters/loader/loader-pool.ts'
 import { WEIGHT_FILE_LIMITS } from '../../../gpu-node/adapters/raw-tensor.ts'
 import type { AdapterRef, AdapterSelection } from '../../../shared/adapter-ref.ts'
-import { adapterFiles, LLAMA_BASE, writeFiles } from '../../support/golden-fixtures.ts'
+import { adapterFiles, LLAMA_BASE, variant, writeFiles } from '../../support/golden-fixtures.ts'
 import { as, localRef, openHarness, type StoreHarness } from './store-harness.ts'
 
 let at: StoreHarness
@@ -93,6 +94,45 @@ it('20 callers of one merge wait for one computation; what can’t be merged is 
     code: 'merge_invalid',
     param: 'merged_adapters.density',
   })
+})
+
+it('a part that changes between the look at it and the merge is merged as what it is then', async () => {
+  await writeFiles(join(at.root, 'a'), variant('merge-a', 1))
+  await writeFiles(join(at.root, 'b'), adapterFiles('merge-b'))
+  await at.store.prefetch(localRef('a'), as('t'))
+  const before = await at.store.acquire(merge([local('a'), local('b')], [1, 3]), as('t'))
+  // The directory's last look counts for a second.
+  await writeFiles(join(at.root, 'a'), variant('merge-a', 2))
+  const after = await at.store.acquire(merge([local('a'), local('b')], [1, 1]), as('t'))
+  at.clock.now += 60_000
+  const other = await openHarness({ loaderPool })
+  await writeFiles(join(other.root, 'a'), variant('merge-a', 2))
+  await writeFiles(join(other.root, 'b'), adapterFiles('merge-b'))
+  const expected = await other.store.acquire(merge([local('a'), local('b')], [1, 1]), as('t'))
+  await other.close()
+  expect(after.digest).toBe(expected.digest)
+  expect(after.packed).toEqual(expected.packed)
+  expect(after.digest).not.toBe(before.digest)
+})
+
+it('a part whose stored files are damaged is fetched again before it is merged', async () => {
+  at.hub.commit({ id: 'org/a', files: adapterFiles('merge-a') })
+  at.hub.commit({ id: 'org/b', files: adapterFiles('merge-b') })
+  const selection = merge([hub('org/a'), hub('org/b')], [1, 1])
+  const { digest } = await at.store.prefetch({ kind: 'single', ref: hub('org/a') }, as('t'))
+  const path = join(at.cacheDirectory, 'content', digest, 'adapter_model.safetensors')
+  const bytes = await readFile(path)
+  bytes[bytes.length - 2]! ^= 64
+  await writeFile(path, bytes)
+  const merged = await at.store.acquire(selection, as('t'))
+  expect(at.hub.transfers.filter((line) => line.startsWith('org/a/adapter_model')).length).toBe(2)
+  const other = await openHarness({ loaderPool })
+  await writeFiles(join(other.root, 'a'), adapterFiles('merge-a'))
+  await writeFiles(join(other.root, 'b'), adapterFiles('merge-b'))
+  const expected = await other.store.acquire(merge([local('a'), local('b')], [1, 1]), as('t'))
+  await other.close()
+  expect(merged.digest).toBe(expected.digest)
+  expect(merged.packed).toEqual(expected.packed)
 })
 
 it('a merge whose result is in RAM is served although its parts have left the disk', async () => {

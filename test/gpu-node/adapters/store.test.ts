@@ -1,3 +1,4 @@
+import { renameSync, rmSync, symlinkSync } from 'node:fs'
 import { appendFile, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -135,6 +136,39 @@ describe('tiers', () => {
     const after = await at.store.acquire(localRef('mine'), as('t'))
     expect(after.digest).not.toBe(before.digest)
     expect(await readdir(join(at.cacheDirectory, 'content'))).toEqual([])
+  })
+
+  it('a local adapter that becomes a link to elsewhere after the look at it is not read', async () => {
+    const outside = await writeFiles(join(at.root, '..', 'outside'), variant('merge-a', 3))
+    await writeFiles(join(at.root, 'mine'), variant('merge-a', 1))
+    const mine = join(at.root, 'mine')
+    const swap = () => {
+      rmSync(mine, { recursive: true })
+      symlinkSync(outside, mine)
+    }
+    const options = as('t', undefined, { onProgress: ({ phase }) => phase === 'load' && swap() })
+    await expect(at.store.acquire(localRef('mine'), options)).rejects.toMatchObject({ code: 'adapter_not_found' })
+    expect(at.store.list()).toEqual([])
+  })
+
+  it('a local file that is replaced after the look at it is read as what it is then', async () => {
+    await writeFiles(join(at.root, 'mine'), variant('merge-a', 1))
+    await writeFiles(join(at.root, 'theirs'), variant('merge-a', 2))
+    let left = 1
+    const replace = () => {
+      if (left-- > 0) {
+        renameSync(join(at.root, 'theirs/adapter_model.safetensors'), join(at.root, 'mine/adapter_model.safetensors'))
+      }
+    }
+    const looks: string[] = []
+    const onProgress = ({ phase }: { phase: string }) => {
+      looks.push(phase)
+      return phase === 'load' && replace()
+    }
+    const lease = await at.store.acquire(localRef('mine'), as('t', undefined, { onProgress }))
+    expect(looks.filter((phase) => phase === 'resolve')).toHaveLength(2)
+    at.clock.now += 60_000
+    expect(await at.store.acquire(localRef('mine'), as('t'))).toMatchObject({ digest: lease.digest, cacheTier: 'ram' })
   })
 
   it('in offline mode what is on disk is served, by exact and by short name', async () => {
@@ -377,6 +411,44 @@ describe('room', () => {
     )
     expect([...codes].every((code) => code === 'ok' || code === 'adapter_capacity')).toBe(true)
     expect(codes).toContain('ok')
+  })
+
+  it('what is in use in RAM is not the first to leave the disk, also by what the disk knows after a restart', async () => {
+    await writeFiles(join(at.root, 'measure'), variant('merge-a', 100))
+    await at.store.prefetch(localRef('measure'), as('t'))
+    await at.store.close()
+    const [packed] = (await diskFiles()).filter((path) => path.includes('/packed/'))
+    const bytes = (await stat(packed!)).size
+    await rm(packed!)
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    const use = async (name: string) => {
+      at.clock.now += 120_000
+      const { cacheTier, release } = await at.store.acquire(localRef(name), as('t'))
+      release()
+      return cacheTier
+    }
+    for (let i = 0; i < 5; i++) {
+      await writeFiles(join(at.root, `v${i}`), variant('merge-a', i))
+    }
+    for (const name of ['v0', 'v1', 'v2', 'v0', 'v3']) {
+      await use(name)
+    }
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    expect(await use('v0')).toBe('disk')
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    await use('v4')
+    await at.reopen({ diskBytes: 3 * bytes + 5000 })
+    expect(await use('v0')).toBe('disk')
+    expect(await use('v2')).toBe('remote')
+  })
+
+  it('a disk that can’t be written is adapter_capacity, which another node may do better, and nothing stays reserved', async () => {
+    at.hub.commit({ id: 'org/a', files: adapterFiles('merge-a') })
+    await rm(join(at.cacheDirectory, 'incoming'), { recursive: true })
+    await writeFile(join(at.cacheDirectory, 'incoming'), '')
+    await expect(at.store.acquire(hubRef('org/a'), as('t'))).rejects.toMatchObject({ code: 'adapter_capacity' })
+    await rm(join(at.cacheDirectory, 'incoming'))
+    expect(await at.store.acquire(hubRef('org/a'), as('t'))).toMatchObject({ cacheTier: 'remote' })
   })
 
   it('the disk has its own budget', async () => {

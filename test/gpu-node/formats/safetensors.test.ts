@@ -90,10 +90,40 @@ describe('a hostile file is refused with the numbers in conflict', () => {
     ['a fraction', fileOf(entry({ shape: [1.5] }), eight), /non-negative/],
     ['an unknown dtype', fileOf(entry({ dtype: 'toString' }), eight), /dtype toString/],
     ['a thousand dimensions', fileOf(entry({ shape: Array(1000).fill(1) }), eight), /at most 16/],
+    [
+      'a name twice, once with its letter escaped',
+      fileOf(`{"a":${JSON.stringify(entry({}).a)},"\\u0061":${JSON.stringify(entry({}).a)}}`, eight),
+      /2 names, of which 1 differ/,
+    ],
+    [
+      'a field twice',
+      fileOf('{"a":{"dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', eight),
+      /4 fields, of which 3/,
+    ],
+    ['a byte order mark', fileOf(`\ufeff${JSON.stringify(entry({}))}`, eight), /no JSON/],
     ['metadata of numbers', fileOf({ __metadata__: { a: 1 } }, new Uint8Array(0)), /'a' is no string/],
   ])('%s', (_, file, message) => {
     expect(() => parse(file)).toThrow(SafetensorsError)
     expect(() => parse(file)).toThrow(message)
+  })
+
+  test('what would fill memory when parsed is refused before it is', () => {
+    const limits = { maxHeaderBytes: 2 ** 24, maxTensors: 20_000 }
+    const many = 1_000_000
+    for (const [json, message] of [
+      [`{"a":[${'{},'.repeat(many)}{}]}`, /1000003 objects and arrays/],
+      [`{"a":${'['.repeat(many)}${']'.repeat(many)}}`, /1000001 objects and arrays/],
+      [`{"__metadata__":{${'"":"",'.repeat(many)}"":""}}`, /1000001 fields/],
+      [`{${'"a":0,'.repeat(many)}"a":0}`, /names 1000001 tensors; the limit is 20000/],
+    ] as const) {
+      const file = fileOf(json, new Uint8Array(0))
+      expect(() => parseSafetensorsHeader(file, file.length, limits)).toThrow(message)
+    }
+  })
+
+  test('names with quotes, colons and brackets in them are names like others', () => {
+    const odd = { 'a":{[\\': { dtype: 'F32', shape: [2], data_offsets: [0, 8] } }
+    expect([...parse(fileOf(odd, eight)).tensors.keys()]).toEqual(Object.keys(odd))
   })
 
   test('any mutation of a valid file is an error of ours or reads in bounds', () => {

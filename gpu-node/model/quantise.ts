@@ -99,26 +99,31 @@ const largestValue = new Float32Array(largestBits.buffer)
 function quantise8(values: Float32Array, { weight, scales }: QuantisedMatrix, at: number): void {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length)
   const words = new Uint32Array(weight.buffer, weight.byteOffset + at * QUANTISED_BLOCK, values.length / 4)
-  for (let start = 0; start < values.length; start += QUANTISED_BLOCK) {
+  const { length } = values
+  for (let start = 0; start < length; start += QUANTISED_BLOCK) {
     const end = start + QUANTISED_BLOCK
     // Magnitudes are in the order of their bits.
     let largest = 0
     for (let i = start; i < end; i += 4) {
-      const first = Math.max(bits[i]! & MAGNITUDE, bits[i + 1]! & MAGNITUDE)
-      const second = Math.max(bits[i + 2]! & MAGNITUDE, bits[i + 3]! & MAGNITUDE)
-      largest = Math.max(largest, first, second)
+      largest = Math.max(
+        largest,
+        bits[i]! & MAGNITUDE,
+        bits[i + 1]! & MAGNITUDE,
+        bits[i + 2]! & MAGNITUDE,
+        bits[i + 3]! & MAGNITUDE,
+      )
     }
     largestBits[0] = largest
     const scale = largest > INFINITE ? Number.NaN : Math.fround(largestValue[0]! / 127)
-    scales[at + start / QUANTISED_BLOCK] = scale
+    scales[at + (start >> 5)] = scale
     // Of a block of zeros, or of numbers too small for a float32 scale, nothing remains.
     const inverse = scale === 0 ? 0 : 1 / scale
     for (let i = start; i < end; i += 4) {
       // Positive, so that truncation rounds to the nearest.
-      const a = values[i]! * inverse + 128.5
-      const b = values[i + 1]! * inverse + 128.5
-      const c = values[i + 2]! * inverse + 128.5
-      const d = values[i + 3]! * inverse + 128.5
+      const a = (values[i]! * inverse + 128.5) | 0
+      const b = (values[i + 1]! * inverse + 128.5) | 0
+      const c = (values[i + 2]! * inverse + 128.5) | 0
+      const d = (values[i + 3]! * inverse + 128.5) | 0
       words[i >> 2] = (a & 0xff) | ((b & 0xff) << 8) | ((c & 0xff) << 16) | (d << 24)
     }
   }
@@ -175,7 +180,7 @@ function quantiseBlock4(
     scales[scaleAt] = 0
     return zero
   }
-  const zero = Math.round((-15 * low) / span)
+  const zero = Math.round((-15 * low) / span) | 0
   const inverse0 = 15 / (RANGES[0] * span)
   const inverse1 = 15 / (RANGES[1] * span)
   const inverse2 = 15 / (RANGES[2] * span)

@@ -9,6 +9,7 @@
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { openCheckpoint } from '../gpu-node/model/checkpoint.ts'
 import type { WeightFormat } from '../gpu-node/model/graph/graph-form.ts'
@@ -42,7 +43,10 @@ try {
   const runtime = await runtimeAlone()
   await writeRandomBase(join(folder, 'base'), shape)
   await writeAdapters()
-  const first = await withNode(baseFlags(), (node) => node.memory('VmHWM'))
+  const first = await withNode(baseFlags(), async (node) => {
+    await whenKept(join(folder, 'state'))
+    return node.memory('VmHWM')
+  })
   await withNode(baseFlags(), (node) => report(node, runtime, first))
 } finally {
   await rm(folder, { recursive: true, force: true })
@@ -55,6 +59,7 @@ async function runtimeAlone(): Promise<number> {
   return withNode([...flags, '--state', join(folder, 'demo-state')], async (node) => {
     await node.generate({ prompt: 'hello', tokens: 8 })
     await node.generate({ adapter: 'pirate', prompt: 'hello', tokens: 8 })
+    await whenKept(join(folder, 'demo-state'))
     return (await node.memory('VmRSS')) - (await folderBytes(join(folder, 'demo-state', 'weights')))
   })
 }
@@ -147,6 +152,13 @@ async function weightBytes(): Promise<number> {
     return 2 * (await stat(join(folder, 'base', 'model.safetensors'))).size + shape.vocab * shape.hidden * 2
   }
   return folderBytes(join(folder, 'state', 'weights'))
+}
+
+/** A first start serves before its weights are on the disk, and gives them up when it is stopped before. */
+async function whenKept(state: string): Promise<void> {
+  while (dtype !== 'f32' && !(await readdir(join(state, 'weights'))).every((name) => name.endsWith('.safetensors'))) {
+    await setTimeout(100)
+  }
 }
 
 async function kvBytesAPosition(): Promise<number> {

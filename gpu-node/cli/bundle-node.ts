@@ -20,6 +20,7 @@ export const BUNDLE_ENTRIES = [
   'grammar/grammar-reader-thread.ts',
   'grammar/matcher-thread.ts',
   'model/device/device-part.ts',
+  'model/runner/matrix-thread.ts',
   'model/runner/runner-part.ts',
 ]
 

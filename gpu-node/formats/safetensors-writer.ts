@@ -1,8 +1,9 @@
 /**
  * Writes safetensors files, all tensors known or one by one. The file appears under its name only when it is whole; until then it
- * is `<name>.partial`, which the next writer overwrites: one writer of a name at a time.
+ * is `<name>.partial`, which the next writer replaces: one writer of a name at a time.
  */
 
+import { renameSync, rmSync } from 'node:fs'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { DTYPE_BYTES, type SafetensorsDtype } from './safetensors.ts'
 
@@ -45,43 +46,80 @@ export async function writeSafetensors(
 }
 
 export interface SafetensorsWriter {
-  /** Tensors follow each other as they are added. */
-  add(tensor: TensorToWrite): Promise<void>
+  /** Tensors follow each other as they are added. `eachPart` sees the bytes, some at a time, before they are written. */
+  add(tensor: TensorToWrite, eachPart?: (bytes: Uint8Array) => void): Promise<void>
   /** On the disk when it resolves. */
   finish(metadata?: Readonly<Record<string, string>>): Promise<void>
   abandon(): Promise<void>
+  /** Takes the unfinished file away at once: the name is free for another writer. `add` and `finish` fail from then on. */
+  release(): void
 }
 
 /** `headerBytes`: room for the header, which is written last; the data starts there. */
 export async function openSafetensorsWriter(path: string, headerBytes: number): Promise<SafetensorsWriter> {
   const temporary = `${path}.partial`
-  const handle = await open(temporary, 'w')
+  // A writer that was released may still have a write under way into the file that it knew by this name.
+  await rm(temporary, { force: true })
+  const handle = await open(temporary, 'wx')
   const entries = new Entries()
   let position = headerBytes
+  let owned = true
+  const assertOwned = (): void => {
+    if (!owned) {
+      throw new Error(`${temporary} was abandoned`)
+    }
+  }
   return {
-    add: async (tensor) => {
+    add: async (tensor, eachPart = () => {}) => {
       entries.add(tensor)
-      position += await writeAt(handle, tensor.bytes, position)
+      position += await writeAt(handle, tensor.bytes, position, (part) => {
+        assertOwned()
+        eachPart(part)
+      })
     },
     finish: async (metadata = {}) => {
-      await writeAt(handle, entries.header(metadata, headerBytes), 0)
+      await writeAt(handle, entries.header(metadata, headerBytes), 0, assertOwned)
       await handle.sync()
       await handle.close()
-      await rename(temporary, path)
+      // At one go, as the name may be another writer's otherwise.
+      assertOwned()
+      renameSync(temporary, path)
+      owned = false
     },
     abandon: async () => {
       await handle.close()
-      await rm(temporary, { force: true })
+      if (owned) {
+        await rm(temporary, { force: true })
+      }
+    },
+    release: () => {
+      if (owned) {
+        owned = false
+        rmSync(temporary, { force: true })
+      }
     },
   }
 }
 
-const WRITE_BYTES = 16 * 1024 * 1024
+const WRITE_BYTES = 2 * 1024 * 1024
 
-async function writeAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
+async function writeAt(
+  handle: FileHandle,
+  bytes: Uint8Array,
+  position: number,
+  eachPart: (bytes: Uint8Array) => void,
+): Promise<number> {
   for (let done = 0; done < bytes.byteLength; ) {
-    const length = Math.min(WRITE_BYTES, bytes.byteLength - done)
-    done += (await handle.write(bytes, done, length, position + done)).bytesWritten
+    const part = bytes.subarray(done, done + WRITE_BYTES)
+    eachPart(part)
+    done += await writeFully(handle, part, position + done)
+  }
+  return bytes.byteLength
+}
+
+async function writeFully(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += (await handle.write(bytes, done, bytes.byteLength - done, position + done)).bytesWritten
   }
   return bytes.byteLength
 }

@@ -11,7 +11,7 @@ import { kernelObjection } from './kernel-limits.ts'
 import { ModelError } from './model-error.ts'
 import type { ModelSpec } from './model-spec.ts'
 import { product } from './tensor-candidates.ts'
-import { openWeightFiles, type WeightFiles } from './weight-files.ts'
+import { openWeightFiles, type StoredNumbers, type WeightFiles } from './weight-files.ts'
 
 export interface CheckpointOptions {
   /** Most positions to serve; the model's own maximum may be lower. Rotary tables have this many rows. */
@@ -28,6 +28,8 @@ export interface Checkpoint {
   readPart(name: string, first: number, out: Float32Array): Promise<Float32Array>
   /** The tensor as stored, if that is bfloat16. */
   readBfloat16(name: string): Promise<Uint16Array | undefined>
+  /** Where its numbers lie, for other threads to read; valid until `close`. */
+  stored(name: string): StoredNumbers
   shape(name: string): readonly number[]
   /** Sizes and times of the weight files: changes whenever they do. */
   readonly stamp: string
@@ -105,6 +107,10 @@ export async function openCheckpoint(directory: string, options: CheckpointOptio
       readBfloat16: async (name) => {
         shape(name)
         return files.readBfloat16(name)
+      },
+      stored: (name) => {
+        shape(name)
+        return files.stored(name)
       },
       close: () => files.close(),
     }

@@ -1,5 +1,6 @@
 /** A file that one process at a time holds; that of a process that died is taken over. */
 
+import { readFileSync } from 'node:fs'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
@@ -16,19 +17,38 @@ export async function lockFile(path: string, { signal, sleep = wait }: LockOptio
   for (;;) {
     signal.throwIfAborted()
     try {
-      await writeFile(path, `${process.pid}`, { flag: 'wx' })
+      await writeFile(path, `${process.pid} ${startOf(process.pid)}`, { flag: 'wx' })
       return () => rm(path, { force: true })
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
         throw error
       }
     }
-    const holder = Number(await readFile(path, 'utf8').catch(() => '0'))
-    if (holder > 0 && !isAlive(holder)) {
+    const [holder = 0, start = ''] = parse(await readFile(path, 'utf8').catch(() => ''))
+    if (holder > 0 && !(isAlive(holder) && start === startOf(holder))) {
       await rm(path, { force: true })
     } else {
       await sleep(POLL_MS, signal)
     }
+  }
+}
+
+function parse(text: string): [number?, string?] {
+  const [pid, start] = text.split(' ')
+  return [Number(pid), start]
+}
+
+/**
+ * When a process started, where the system says so. In a container that starts anew the node has its predecessor's id: its lock
+ * would look like its own.
+ */
+function startOf(pid: number): string {
+  try {
+    // The name before it, in brackets, may hold anything.
+    const status = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return status.slice(status.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+  } catch {
+    return ''
   }
 }
 

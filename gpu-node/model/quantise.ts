@@ -18,43 +18,54 @@ export interface QuantisedMatrix {
   zeroPoints?: Uint8Array
 }
 
-/** Room for a matrix that `quantiseRows` fills; in SharedArrayBuffers. */
-export function allocateQuantised(rows: number, columns: number, bits: QuantisedBits): QuantisedMatrix {
+/** Room for a matrix that `quantiseRows` fills, of what `take` gives at multiples of four bytes; SharedArrayBuffers otherwise. */
+export function allocateQuantised(
+  rows: number,
+  columns: number,
+  bits: QuantisedBits,
+  take: (bytes: number) => Uint8Array = (bytes) => new Uint8Array(new SharedArrayBuffer(bytes)),
+): QuantisedMatrix {
   const blocksPerRow = Math.ceil(columns / QUANTISED_BLOCK)
-  const shared = (bytes: number) => new Uint8Array(new SharedArrayBuffer(bytes))
+  const weight = take(rows * blocksPerRow * 4 * bits)
+  const scales = take(rows * blocksPerRow * 4)
   return {
     rows,
     columns,
     bits,
-    weight: shared(rows * blocksPerRow * 4 * bits),
-    scales: new Float32Array(new SharedArrayBuffer(rows * blocksPerRow * 4)),
-    ...(bits === 4 ? { zeroPoints: shared(rows * Math.ceil(blocksPerRow / 2)) } : {}),
+    weight,
+    scales: new Float32Array(scales.buffer, scales.byteOffset, rows * blocksPerRow),
+    ...(bits === 4 ? { zeroPoints: take(rows * Math.ceil(blocksPerRow / 2)) } : {}),
   }
 }
 
 /** Quantises rows `firstRow … firstRow + values.length / columns - 1`, so that no caller needs the whole matrix in float32. */
 export function quantiseRows(matrix: QuantisedMatrix, firstRow: number, values: Float32Array): void {
-  const { columns, weight, scales, zeroPoints } = matrix
+  const { columns, zeroPoints } = matrix
   const rows = values.length / columns
   if (!Number.isInteger(rows) || firstRow + rows > matrix.rows) {
     throw new RangeError(`${values.length} numbers from row ${firstRow} on do not fit in [${matrix.rows}, ${columns}]`)
   }
   const blocksPerRow = Math.ceil(columns / QUANTISED_BLOCK)
-  for (let row = 0; row < rows; row++) {
-    for (let block = 0; block < blocksPerRow; block++) {
-      const start = row * columns + block * QUANTISED_BLOCK
-      const end = Math.min(start + QUANTISED_BLOCK, (row + 1) * columns)
-      const at = (firstRow + row) * blocksPerRow + block
-      if (zeroPoints === undefined) {
-        scales[at] = quantise8(values, start, end, weight, at * QUANTISED_BLOCK)
-      } else {
-        const { scale, zero } = quantise4(values, start, end, weight, (at * QUANTISED_BLOCK) / 2)
-        scales[at] = scale
-        const byte = (firstRow + row) * Math.ceil(blocksPerRow / 2) + (block >> 1)
-        zeroPoints[byte] = block % 2 === 0 ? zero : zeroPoints[byte]! | (zero << 4)
-      }
+  const padding = blocksPerRow * QUANTISED_BLOCK - columns
+  const whole = padding === 0 ? values : paddedRows(values, rows, columns, columns + padding)
+  if (zeroPoints === undefined) {
+    quantise8(whole, matrix, firstRow * blocksPerRow)
+    for (let row = firstRow + 1; padding > 0 && row <= firstRow + rows; row++) {
+      const end = row * (columns + padding)
+      matrix.weight.fill(128, end - padding, end)
     }
+  } else {
+    quantise4(whole, matrix, zeroPoints, firstRow, blocksPerRow)
   }
+}
+
+/** Zeros change no block's range. */
+function paddedRows(values: Float32Array, rows: number, columns: number, stride: number): Float32Array {
+  const padded = new Float32Array(rows * stride)
+  for (let row = 0; row < rows; row++) {
+    padded.set(values.subarray(row * columns, (row + 1) * columns), row * stride)
+  }
+  return padded
 }
 
 export function dequantise({ rows, columns, weight, scales, zeroPoints }: QuantisedMatrix): Float32Array {
@@ -79,21 +90,43 @@ function halfAt(packed: Uint8Array, place: number): number {
   return (packed[place >> 1]! >> (4 * (place & 1))) & 15
 }
 
-/** Codes 1 … 255 around 128; returns the scale. */
-function quantise8(values: Float32Array, start: number, end: number, codes: Uint8Array, at: number): number {
-  let largest = 0
-  for (let i = start; i < end; i++) {
-    largest = Math.max(largest, Math.abs(values[i]!))
+const MAGNITUDE = 0x7fff_ffff
+const INFINITE = 0x7f80_0000
+const largestBits = new Int32Array(1)
+const largestValue = new Float32Array(largestBits.buffer)
+
+/** Codes 1 … 255 around 128, of whole blocks from block `at` on. Loops over words: these are all the numbers of a model. */
+function quantise8(values: Float32Array, { weight, scales }: QuantisedMatrix, at: number): void {
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length)
+  const words = new Uint32Array(weight.buffer, weight.byteOffset + at * QUANTISED_BLOCK, values.length / 4)
+  const { length } = values
+  for (let start = 0; start < length; start += QUANTISED_BLOCK) {
+    const end = start + QUANTISED_BLOCK
+    // Magnitudes are in the order of their bits.
+    let largest = 0
+    for (let i = start; i < end; i += 4) {
+      largest = Math.max(
+        largest,
+        bits[i]! & MAGNITUDE,
+        bits[i + 1]! & MAGNITUDE,
+        bits[i + 2]! & MAGNITUDE,
+        bits[i + 3]! & MAGNITUDE,
+      )
+    }
+    largestBits[0] = largest
+    const scale = largest > INFINITE ? Number.NaN : Math.fround(largestValue[0]! / 127)
+    scales[at + (start >> 5)] = scale
+    // Of a block of zeros, or of numbers too small for a float32 scale, nothing remains.
+    const inverse = scale === 0 ? 0 : 1 / scale
+    for (let i = start; i < end; i += 4) {
+      // Positive, so that truncation rounds to the nearest.
+      const a = (values[i]! * inverse + 128.5) | 0
+      const b = (values[i + 1]! * inverse + 128.5) | 0
+      const c = (values[i + 2]! * inverse + 128.5) | 0
+      const d = (values[i + 3]! * inverse + 128.5) | 0
+      words[i >> 2] = (a & 0xff) | ((b & 0xff) << 8) | ((c & 0xff) << 16) | (d << 24)
+    }
   }
-  const scale = Math.fround(largest / 127)
-  // Of a block of zeros, or of numbers too small for a float32 scale, nothing remains.
-  const inverse = scale === 0 ? 0 : 1 / scale
-  for (let i = start; i < end; i++) {
-    // Positive, so that truncation rounds to the nearest.
-    codes[at + i - start] = (values[i]! * inverse + 128.5) | 0
-  }
-  codes.fill(128, at + end - start, at + QUANTISED_BLOCK)
-  return scale
 }
 
 /**
@@ -101,53 +134,89 @@ function quantise8(values: Float32Array, start: number, end: number, codes: Uint
  * of normal weights: 0.0789 with the whole range, 0.0774 with these three, 0.0772 with 25 choices of either end; 0.0805 with the
  * best of three scales around a fixed zero point. MatMulNBits is as fast with zero points as without.
  */
-const RANGES = [1, 0.95, 0.88]
-const block = new Float64Array(QUANTISED_BLOCK)
-const best = { scale: 0, zero: 8 }
+const RANGES = [1, 0.95, 0.88] as const
 
-/** Codes 0 … 15 by the smallest squared error over the ranges; the result is valid until the next call. */
-function quantise4(values: Float32Array, start: number, end: number, packed: Uint8Array, at: number): typeof best {
-  block.fill(0)
+/** Codes 0 … 15 by the smallest squared error over the ranges; of whole blocks. */
+function quantise4(
+  values: Float32Array,
+  { weight, scales }: QuantisedMatrix,
+  zeroPoints: Uint8Array,
+  firstRow: number,
+  blocksPerRow: number,
+): void {
+  const zerosPerRow = Math.ceil(blocksPerRow / 2)
+  const count = values.length / QUANTISED_BLOCK
+  for (let i = 0; i < count; i++) {
+    const block = i % blocksPerRow
+    const at = firstRow * blocksPerRow + i
+    const zero = quantiseBlock4(values, i * QUANTISED_BLOCK, weight, (at * QUANTISED_BLOCK) / 2, scales, at)
+    const byte = (firstRow + (i - block) / blocksPerRow) * zerosPerRow + (block >> 1)
+    zeroPoints[byte] = block % 2 === 0 ? zero : zeroPoints[byte]! | (zero << 4)
+  }
+}
+
+/** Returns the zero point. */
+function quantiseBlock4(
+  values: Float32Array,
+  start: number,
+  packed: Uint8Array,
+  at: number,
+  scales: Float32Array,
+  scaleAt: number,
+): number {
+  const end = start + QUANTISED_BLOCK
   let low = 0
   let high = 0
   for (let i = start; i < end; i++) {
     const value = values[i]!
-    block[i - start] = value
     low = Math.min(low, value)
     high = Math.max(high, value)
   }
-  best.scale = 0
-  best.zero = 8
-  // As for int8; the packed byte holds two zero points.
-  if (Math.fround((high - low) / 15) === 0) {
-    packed.fill(0x88, at, at + QUANTISED_BLOCK / 2)
-    return best
+  const span = high - low
+  // As for int8; a block with a number that is none, or infinite, is lost.
+  if (Math.fround(span / 15) === 0 || !(span < Number.POSITIVE_INFINITY)) {
+    const zero = span < Number.POSITIVE_INFINITY ? 8 : 0
+    packed.fill(zero | (zero << 4), at, at + QUANTISED_BLOCK / 2)
+    scales[scaleAt] = 0
+    return zero
   }
-  const zero = Math.round((-15 * low) / (high - low))
-  let bestGain = -1
-  let bestInverse = 0
-  for (const range of RANGES) {
-    const inverse = 15 / (range * (high - low))
-    // With codes fixed, the scale of least squares is Σwq / Σq², and it removes (Σwq)² / Σq² of the squared error.
-    let wq = 0
-    let qq = 0
-    for (let i = 0; i < QUANTISED_BLOCK; i++) {
-      const code = nearest4(block[i]! * inverse, zero) - zero
-      wq += block[i]! * code
-      qq += code * code
-    }
-    const gain = (wq * wq) / qq
-    if (gain > bestGain) {
-      bestGain = gain
-      bestInverse = inverse
-      best.scale = Math.fround(wq / qq)
-    }
+  const zero = Math.round((-15 * low) / span) | 0
+  const inverse0 = 15 / (RANGES[0] * span)
+  const inverse1 = 15 / (RANGES[1] * span)
+  const inverse2 = 15 / (RANGES[2] * span)
+  // With codes fixed, the scale of least squares is Σwq / Σq², and it removes (Σwq)² / Σq² of the squared error.
+  let [wq0, wq1, wq2, qq0, qq1, qq2] = [0, 0, 0, 0, 0, 0]
+  for (let i = start; i < end; i++) {
+    const value = values[i]!
+    const code0 = nearest4(value * inverse0, zero) - zero
+    const code1 = nearest4(value * inverse1, zero) - zero
+    const code2 = nearest4(value * inverse2, zero) - zero
+    wq0 += value * code0
+    wq1 += value * code1
+    wq2 += value * code2
+    qq0 += code0 * code0
+    qq1 += code1 * code1
+    qq2 += code2 * code2
   }
-  best.zero = zero
-  for (let i = 0; i < QUANTISED_BLOCK; i += 2) {
-    packed[at + i / 2] = nearest4(block[i]! * bestInverse, zero) | (nearest4(block[i + 1]! * bestInverse, zero) << 4)
+  const gain0 = (wq0 * wq0) / qq0
+  const gain1 = (wq1 * wq1) / qq1
+  const gain2 = (wq2 * wq2) / qq2
+  let inverse = inverse0
+  let scale = wq0 / qq0
+  if (gain1 > gain0) {
+    inverse = inverse1
+    scale = wq1 / qq1
   }
-  return best
+  if (gain2 > Math.max(gain0, gain1)) {
+    inverse = inverse2
+    scale = wq2 / qq2
+  }
+  scales[scaleAt] = scale
+  for (let i = start; i < end; i += 2) {
+    const pair = nearest4(values[i]! * inverse, zero) | (nearest4(values[i + 1]! * inverse, zero) << 4)
+    packed[at++] = pair
+  }
+  return zero
 }
 
 /** A number in units of the scale, as code 0 … 15. */

@@ -87,8 +87,8 @@ async function fetchBase(ref: AdapterRef, place: string, hub: BaseHub): Promise<
   const { token, signal } = hub
   const endpoint = hub.endpoint.replace(/\/+$/, '')
   const fetch = withToken(hub.fetch, endpoint, { token, signal })
-  const { exact, entries } = await listRepository(ref, endpoint, fetch).catch((error: unknown) => {
-    throw toRefusal(ref, { token, signal }, error)
+  const { exact, entries } = await listRepository(ref, endpoint, fetch).catch(async (error: unknown) => {
+    throw await toRefusal(ref, { token, signal }, error)
   })
   const commit = exact.revision!
   const directory = join(place, commit)

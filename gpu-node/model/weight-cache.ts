@@ -4,6 +4,7 @@
  * are made anew and it is replaced.
  */
 
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   openSafetensors,
@@ -12,7 +13,7 @@ import {
   type SafetensorsFile,
 } from '../formats/safetensors.ts'
 import { openSafetensorsWriter, type SafetensorsWriter } from '../formats/safetensors-writer.ts'
-import { mapFile } from '../ort/system-memory.ts'
+import { type MappedFile, mapFile } from '../ort/system-memory.ts'
 import { checkPieces, keepMapped, PieceChecksums, type PieceLayout, readIntoArrays } from './kept-pieces.ts'
 import { lockFile } from './lock-file.ts'
 
@@ -46,7 +47,12 @@ export interface KeptWeights {
    * may read the weights meanwhile. Throws where the file is damaged; it is removed then.
    */
   settle(): boolean
-  /** No array of `weights` may be touched after it. */
+  /**
+   * Of weights whose file is still being written: ends when it is there. Of it comes the weight that is seldom read, to be read
+   * from there on, so that it need not stay in memory; `undefined` where it could not be written or mapped.
+   */
+  filed?: Promise<CachedWeight | undefined>
+  /** No array of `weights` may be touched after it, nor that of `filed`. A file that is not yet whole is given up. */
   dispose(): void
 }
 
@@ -62,6 +68,14 @@ export interface WeightMaker {
   make(keep: KeepWeight): Promise<void>
 }
 
+/** What `make` is given. */
+export interface MemoryMaker {
+  /** As `WeightMaker.rare`. */
+  rare: string
+  /** In memory that stays for as long as the arrays are held. */
+  make(): Promise<readonly CachedWeight[]>
+}
+
 export interface WeightCache {
   /** `undefined` where there is nothing, or nothing that fits; `onMiss` hears why. */
   read(): Promise<KeptWeights | undefined>
@@ -70,6 +84,11 @@ export interface WeightCache {
    * time, not this one its life. `onMiss` hears of it.
    */
   write(maker: WeightMaker): Promise<KeptWeights | undefined>
+  /**
+   * The weights serve from the memory they were made in, and the file is written behind them, a little at a time. `onMiss` hears
+   * where it cannot be. Where another process is making them, its file is waited for.
+   */
+  make(maker: MemoryMaker): Promise<KeptWeights>
 }
 
 export function weightCache(
@@ -79,6 +98,7 @@ export function weightCache(
   map: typeof mapFile = mapFile,
 ): WeightCache {
   const path = join(folder, `${key.baseDigest.slice(0, 32)}-${key.format}.safetensors`)
+  const lockPath = `${path}.lock`
   const identity = JSON.stringify([VERSION, key.baseDigest, key.stamp, key.format, key.layout])
   const read = async (told: (why: string) => void) => {
     try {
@@ -91,33 +111,141 @@ export function weightCache(
       throw error
     }
   }
+  const lock = () => lockFile(lockPath, { signal: new AbortController().signal })
   const write = async (maker: WeightMaker) => {
-    const unlock = await lockFile(`${path}.lock`, { signal: new AbortController().signal })
+    const unlock = await lock()
     try {
       // Another process may have made them while this one waited.
       const made = await read(() => {})
       if (made !== undefined) {
         return made
       }
-      await writeFile(path, identity, maker)
+      await writeFile(await openWriter(path, maker.count), identity, maker)
       return await read(onMiss)
     } finally {
       await unlock()
     }
   }
+  const tellUnkept = (error: unknown): undefined => {
+    if (!isFileError(error)) {
+      throw error
+    }
+    onMiss(`the weights could not be kept for the next start: ${error.message}`)
+  }
+  const make = async (maker: MemoryMaker): Promise<KeptWeights> => {
+    const unlock = await lock().catch(tellUnkept)
+    try {
+      const made = unlock && (await read(() => {}))
+      if (made !== undefined) {
+        await unlock?.()
+        return made
+      }
+      const weights = await maker.make()
+      const inMemory = { weights, settle: () => false, dispose: () => {} }
+      const writer = unlock && (await openWriter(path, weights.length).catch(tellUnkept))
+      if (unlock === undefined || writer === undefined) {
+        await unlock?.()
+        return inMemory
+      }
+      const place = { path, identity, lockPath, unlock, tellUnkept, map }
+      return { ...inMemory, ...fileBehind(place, writer, maker.rare, weights) }
+    } catch (error) {
+      await unlock?.()
+      throw error
+    }
+  }
   return {
     read: () => read(onMiss),
-    write: async (maker) => {
-      try {
-        return await write(maker)
-      } catch (error) {
-        if (!isFileError(error)) {
-          throw error
-        }
-        onMiss(`the weights could not be kept for the next start: ${error.message}`)
-        return undefined
+    write: (maker) => write(maker).catch(tellUnkept),
+    make,
+  }
+}
+
+interface FilePlace {
+  path: string
+  identity: string
+  lockPath: string
+  unlock: () => Promise<void>
+  tellUnkept: (error: unknown) => undefined
+  map: typeof mapFile
+}
+
+/** Nothing of what it returns holds the weights in memory. */
+function fileBehind(
+  place: FilePlace,
+  writer: SafetensorsWriter,
+  rare: string,
+  weights: readonly CachedWeight[],
+): Pick<Required<KeptWeights>, 'filed' | 'dispose'> {
+  const state: FileState = { kind: 'writing' }
+  const filed = writeBehind(place, state, writer, rare, weights)
+  // Whoever does not ask for it is not to hear of it either.
+  filed.catch(() => {})
+  return {
+    filed,
+    dispose: () => {
+      if (state.kind === 'writing') {
+        // This thread may end before any promise does.
+        state.kind = 'stopped'
+        writer.release()
+        rmSync(place.lockPath, { force: true })
       }
+      state.mapped?.dispose()
     },
+  }
+}
+
+interface FileState {
+  kind: 'writing' | 'written' | 'stopped'
+  mapped?: MappedFile
+}
+
+async function writeBehind(
+  { path, identity, unlock, tellUnkept, map }: FilePlace,
+  state: FileState,
+  writer: SafetensorsWriter,
+  rare: string,
+  weights: readonly CachedWeight[],
+): Promise<CachedWeight | undefined> {
+  const make = async (keep: KeepWeight): Promise<void> => {
+    for (const weight of weights) {
+      await keep(weight)
+    }
+  }
+  try {
+    await writeFile(writer, identity, { rare, make })
+    return await mapRare(path, rare, map, state)
+  } catch (error) {
+    return state.kind === 'stopped' ? undefined : tellUnkept(error)
+  } finally {
+    if (state.kind === 'writing') {
+      state.kind = 'written'
+      await unlock()
+    }
+  }
+}
+
+async function mapRare(
+  path: string,
+  rare: string,
+  map: typeof mapFile,
+  state: FileState,
+): Promise<CachedWeight | undefined> {
+  const file = await openSafetensors(path)
+  try {
+    const entry = file.header.tensors.get(rare)
+    const mapped = entry && map(file.fd, file.size, file.header.dataStart)
+    if (entry === undefined || mapped === undefined) {
+      return undefined
+    }
+    if (state.kind === 'stopped') {
+      mapped.dispose()
+      return undefined
+    }
+    state.mapped = mapped
+    return toWeight(entry, mapped.view(entry.begin, entry.end - entry.begin))
+  } finally {
+    await file.close()
   }
 }
 
@@ -130,9 +258,16 @@ const ALIGNMENT = 64
 const ENTRY_BYTES = 512
 const PAGE_BYTES = 4096
 
-async function writeFile(path: string, identity: string, { count, rare, make }: WeightMaker): Promise<void> {
+function openWriter(path: string, count: number): Promise<SafetensorsWriter> {
   const headerBytes = Math.ceil((PAGE_BYTES + ENTRY_BYTES * count) / PAGE_BYTES) * PAGE_BYTES
-  const writer = await openSafetensorsWriter(path, headerBytes)
+  return openSafetensorsWriter(path, headerBytes)
+}
+
+async function writeFile(
+  writer: SafetensorsWriter,
+  identity: string,
+  { rare, make }: Omit<WeightMaker, 'count'>,
+): Promise<void> {
   try {
     const tensors = new AlignedTensors(writer)
     await make((weight) => tensors.add(weight))
@@ -156,13 +291,12 @@ class AlignedTensors {
   async add({ name, type, shape, data }: CachedWeight): Promise<void> {
     const dtype = ({ float32: 'F32', bfloat16: 'BF16', uint8: 'U8' } as const)[type]
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    this.#checksums.add(bytes)
-    await this.#writer.add({ name, dtype, shape, bytes })
+    const checksum = (part: Uint8Array) => this.#checksums.add(part)
+    await this.#writer.add({ name, dtype, shape, bytes }, checksum)
     const over = bytes.byteLength % ALIGNMENT
     if (over > 0) {
       const pad = new Uint8Array(ALIGNMENT - over)
-      this.#checksums.add(pad)
-      await this.#writer.add({ name: `${PAD}${this.#pads++}`, dtype: 'U8', shape: [pad.length], bytes: pad })
+      await this.#writer.add({ name: `${PAD}${this.#pads++}`, dtype: 'U8', shape: [pad.length], bytes: pad }, checksum)
     }
   }
 

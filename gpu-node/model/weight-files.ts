@@ -3,13 +3,23 @@
 import type { Hash } from 'node:crypto'
 import { access, readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { isFloatDtype } from '../formats/float16.ts'
+import { FLOAT_BYTES, type FloatDtype, isFloatDtype } from '../formats/float16.ts'
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from '../formats/safetensors.ts'
 import { ModelError } from './model-error.ts'
 import { product, tensorCandidates } from './tensor-candidates.ts'
 
+/** Where a tensor's numbers lie in a file that this process has open: any of its threads may read them. */
+export interface StoredNumbers {
+  fd: number
+  /** Of the first. */
+  position: number
+  dtype: FloatDtype
+}
+
 export interface WeightFiles {
   has(name: string): boolean
+  /** Until `close`. */
+  stored(name: string): StoredNumbers
   /** Do two tensors of one size hold the same numbers? */
   equal(name: string, other: string): Promise<boolean>
   /** `out.length` numbers from element `first` on, widened to float32. */
@@ -66,6 +76,7 @@ export async function openWeightFiles(
         const { file, entry, first: begin } = place(name)
         return file.readPart(entry.name, begin + first, out)
       },
+      stored: (name) => storedNumbers(place(name)),
       readBfloat16: (name) => readBfloat16(place(name)),
       stamp: files.map(({ size, modifiedMs }) => `${size}@${modifiedMs}`).join(' '),
       addTo: (hash) => addFiles(hash, files),
@@ -152,6 +163,12 @@ function checkTensor({ entry, file }: StoredTensor, shape: readonly number[] | u
 function unusedTensors(stored: ReadonlyMap<string, StoredTensor>, places: ReadonlyMap<string, Place>): string[] {
   const used = new Set([...places.values()].map(({ entry }) => entry.name))
   return [...stored.keys()].filter((name) => !used.has(name) && !COMPUTED.test(name))
+}
+
+function storedNumbers({ file, entry, first }: Place): StoredNumbers {
+  // `checkTensor` lets no other through.
+  const dtype = entry.dtype as FloatDtype
+  return { fd: file.fd, position: entry.begin + first * FLOAT_BYTES[dtype], dtype }
 }
 
 async function readBfloat16({ file, entry, first, elements }: Place): Promise<Uint16Array | undefined> {

@@ -179,54 +179,38 @@ function makeHuge(calls: SystemCalls, address: bigint, bytes: number): bigint | 
   return made
 }
 
-/** What fits in is taken from one piece of address space; only touched pages take memory. */
+/** What fits in is taken from one piece; only touched pages take memory. */
 const SLAB_BYTES = 64 * 1024 * 1024
 const ALIGNMENT = 64
 
-/** Arrays in huge pages that are freed together; where there are none, arrays that threads can share. */
+/** Arrays that threads share, in huge pages where there are any; a piece is freed with the last of its arrays. */
 export class HugeArena {
-  readonly #slabs: (() => void)[] = []
-  /** Of the last slab. */
-  #next = 0n
-  #left = 0
+  #slab = new SharedArrayBuffer(0)
+  #next = 0
 
-  take(bytes: number): Uint8Array {
+  take(bytes: number): Uint8Array<SharedArrayBuffer> {
+    const size = Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
+    if (this.#next + size > this.#slab.byteLength) {
+      this.#addSlab(Math.max(size, SLAB_BYTES))
+    }
+    const taken = new Uint8Array(this.#slab, this.#next, bytes)
+    this.#next += size
+    return taken
+  }
+
+  /** Starts on a huge page's border and fills whole ones, whatever else the allocator puts beside it. */
+  #addSlab(wanted: number): void {
+    const bytes = Math.ceil(wanted / HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    this.#slab = new SharedArrayBuffer(bytes + HUGE_PAGE_BYTES)
+    this.#next = 0
     const calls = systemCalls()
-    const size = Math.ceil(Math.max(bytes, 1) / ALIGNMENT) * ALIGNMENT
-    if (calls === undefined || (size > this.#left && !this.#addSlab(calls, size))) {
-      return new Uint8Array(new SharedArrayBuffer(bytes))
+    if (calls !== undefined) {
+      const address = koffi.address(new Uint8Array(this.#slab))
+      const huge = BigInt(HUGE_PAGE_BYTES)
+      const before = (huge - (address % huge)) % huge
+      calls.madvise(address + before, bytes, ADVICE.hugePage)
+      this.#next = Number(before)
     }
-    const view = viewAt(this.#next, Math.max(bytes, 1))
-    this.#next += BigInt(size)
-    this.#left -= size
-    return new Uint8Array(view, 0, bytes)
-  }
-
-  dispose(): void {
-    for (const free of this.#slabs.splice(0)) {
-      free()
-    }
-    this.#left = 0
-  }
-
-  #addSlab(calls: SystemCalls, size: number): boolean {
-    const bytes = Math.ceil(Math.max(size, SLAB_BYTES) / HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-    const reserved = reserve(calls, bytes, 0)
-    if (reserved === undefined) {
-      return false
-    }
-    const free = (): void => {
-      calls.munmap(reserved.start, reserved.bytes)
-    }
-    const made = makeHuge(calls, reserved.address, bytes)
-    if (made === undefined) {
-      free()
-      return false
-    }
-    this.#slabs.push(free)
-    this.#next = made
-    this.#left = bytes
-    return true
   }
 }
 

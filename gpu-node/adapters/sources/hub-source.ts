@@ -1,6 +1,6 @@
 /** Adapters on the Hugging Face hub, or on a server with its API (`HF_ENDPOINT`). */
 
-import { fileDownloadInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub'
+import type { ListFileEntry } from '@huggingface/hub'
 import type { AdapterRef } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import { fetchFailure } from '../../fetch-failure.ts'
@@ -27,6 +27,9 @@ const REPO_ID = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))[\w.-]{1,96}(?:\/[\w.-]{1,96})?$/
 const REVISION = /^(?!.*\.\.)[\w][\w./-]{0,254}$/
 const COMMIT = /^[0-9a-f]{40}$/
 
+/** Loaded where a hub is asked: it takes 8 MB, and many nodes have their adapters elsewhere. */
+const hubLibrary = () => import('@huggingface/hub')
+
 export function createHubSource(config: HubConfig, fetch: Fetch): AdapterSourceReader {
   const endpoint = config.endpoint.replace(/\/+$/, '')
   return {
@@ -40,7 +43,7 @@ export function createHubSource(config: HubConfig, fetch: Fetch): AdapterSourceR
       try {
         return await resolve(ref, endpoint, authorised)
       } catch (error) {
-        throw toRefusal(ref, access, error)
+        throw await toRefusal(ref, access, error)
       }
     },
   }
@@ -54,6 +57,7 @@ export interface HubRepository {
 export type HubEntry = ListFileEntry & { name: string }
 
 export async function listRepository(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise<HubRepository> {
+  const { listFiles, modelInfo } = await hubLibrary()
   const name = ref.id
   const info = await modelInfo({
     name,
@@ -80,6 +84,7 @@ async function resolve(ref: AdapterRef, endpoint: string, fetch: Fetch): Promise
   const chosen = chooseFiles(exact, entries)
   // A gated repository shows its list to everybody; the right is for its files.
   const weights = { repo: { type: 'model' as const, name: exact.id }, path: chosen[1].path, hubUrl: endpoint, fetch }
+  const { fileDownloadInfo } = await hubLibrary()
   if ((await fileDownloadInfo({ ...weights, revision: exact.revision! })) === null) {
     throw notFound(exact)
   }
@@ -128,11 +133,12 @@ export function withToken(fetch: Fetch, endpoint: string, access: SourceAccess):
   }
 }
 
-export function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown): unknown {
+export async function toRefusal(ref: AdapterRef, access: SourceAccess, error: unknown): Promise<unknown> {
   if (error instanceof RingletError) {
     return error
   }
   access.signal.throwIfAborted()
+  const { HubApiError } = await hubLibrary()
   if (error instanceof HubApiError) {
     return isTransient(error.statusCode)
       ? unreachable(ref, `it answered ${error.statusCode}`, error)

@@ -2,12 +2,12 @@
 
 import { LRUCache } from 'lru-cache'
 
-/** Bounded: a forgotten key costs a look at the adapter's home. */
-const MAX_KEYS = 200_000
+/** Bounded: a forgotten key costs a look at the adapter's home. By size, as `max` would take room for all at once (11 MB). */
+const BOUND = { maxSize: 200_000, sizeCalculation: () => 1 }
 
 export class ContentIndex {
-  readonly #digests = new LRUCache<string, string>({ max: MAX_KEYS })
-  readonly #keys = new LRUCache<string, string>({ max: MAX_KEYS })
+  readonly #digests = new LRUCache<string, string>(BOUND)
+  readonly #keys = new LRUCache<string, string>(BOUND)
   /** Digest → names, the one used last at the end; only of content that a tier holds. */
   readonly #names = new Map<string, Set<string>>()
   /** A name belongs to the content that it meant last. */

@@ -34,7 +34,8 @@ export interface Located {
 const LOCAL_TTL_MS = 1_000
 /** Refusals that asking again at once would only repeat. */
 const REMEMBERED = new Set(['adapter_not_found', 'adapter_refused', 'adapter_too_large', 'adapter_not_ready'])
-const MAX_REMEMBERED = 20_000
+/** By size: `max` would take room for all at once. */
+const REMEMBERED_BOUND = { maxSize: 20_000, sizeCalculation: () => 1 }
 /** Looks at homes at once; they are small, and a home that hangs must not stop looks at others. */
 const LOOKS = { jobs: 256, jobsPerTenant: 64 }
 
@@ -45,7 +46,7 @@ export class Resolver {
   readonly #answers: LRUCache<string, ResolvedAdapter>
   readonly #refusals: LRUCache<string, RingletError>
   /** The last answer for a ref and token, for when the home can't be reached. */
-  readonly #last = new LRUCache<string, Located>({ max: MAX_REMEMBERED })
+  readonly #last = new LRUCache<string, Located>(REMEMBERED_BOUND)
   /** In keys a token stands as a salted hash. */
   readonly #salt = randomBytes(16)
 
@@ -54,7 +55,7 @@ export class Resolver {
     this.#index = index
     this.#looks = new SharedLoads(new FairPool(LOOKS))
     const timed = (ttl: number) => ({
-      max: MAX_REMEMBERED,
+      ...REMEMBERED_BOUND,
       ttl: Math.max(1, ttl),
       ttlResolution: 0,
       perf: { now: options.now },

@@ -56,12 +56,12 @@ export async function createOrtRunner(options: OrtRunnerOptions): Promise<OrtRun
   const plan = planWeights(decoder)
   const kernels =
     options.kernels === false ? NO_KERNELS : installKernels(environment.library, decoder, plan, options.dtype)
-  const weights = await loadWeights(environment, options.checkpoint, plan, options.dtype, {
+  const { embedding: table, ...weights } = await loadWeights(environment, options.checkpoint, plan, options.dtype, {
     cache: openCache(options, plan, kernels),
     tiled: kernels.tiled,
     onProgress: options.onProgress,
   })
-  const embedding = await TokenEmbedding.load(options.checkpoint, weights.embedding)
+  const embedding = await TokenEmbedding.load(options.checkpoint, table)
   return new OrtRunner(options, { environment, plan, weights, embedding, kernels })
 }
 
@@ -84,7 +84,7 @@ function openCache(
 interface RunnerParts {
   environment: OrtEnvironment
   plan: WeightPlan
-  weights: WeightStore
+  weights: Omit<WeightStore, 'embedding'>
   embedding: TokenEmbedding
   kernels: Kernels
 }
@@ -99,6 +99,8 @@ export class OrtRunner implements ModelRunner {
   readonly mixed?: MixedRuns
   /** How adapters are to be packed. */
   readonly adapterLayout: AdapterLayout
+  /** Ends when the weights are on the disk for the next start, or cannot be. */
+  readonly filed: Promise<void>
   readonly #dtype: WeightFormat
   readonly #parts: RunnerParts
   readonly #sessions: SessionPool
@@ -148,6 +150,7 @@ export class OrtRunner implements ModelRunner {
     this.#decodeIo = this.#createIo({ tokens: options.maxRows, logits: options.maxRows })
     this.#prefillIo = this.#createIo({ tokens: 1, logits: 1 })
     this.#settleWeights()
+    this.filed = this.#moveEmbedding()
     if (this.#kernelKv !== undefined) {
       this.mixed = {
         takes: (adapterSlots) => this.#mixedForm(adapterSlots) !== undefined,
@@ -249,6 +252,14 @@ export class OrtRunner implements ModelRunner {
         this.#settleWeights()
       }
     })
+  }
+
+  /** To the file, once it is there. */
+  async #moveEmbedding(): Promise<void> {
+    const table = await this.#parts.weights.filed
+    if (table !== undefined) {
+      this.#parts.embedding.moveTo(table)
+    }
   }
 
   #runChunk(chunk: Omit<PrefillChunk, 'logits'>, hidden: number, logits: number): StepIo {

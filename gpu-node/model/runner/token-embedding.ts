@@ -20,7 +20,7 @@ export class TokenEmbedding {
   readonly #hidden: number
   readonly #vocab: number
   readonly #multiplier: number
-  readonly #table: EmbeddingTable
+  #table: EmbeddingTable
   readonly #positions: Float32Array | undefined
 
   private constructor(decoder: DecoderSpec, table: EmbeddingTable, positions: Float32Array | undefined) {
@@ -36,6 +36,11 @@ export class TokenEmbedding {
     const { positionWeight } = source.decoder.embedding
     const positions = positionWeight === undefined ? undefined : await source.readTensor(positionWeight)
     return new TokenEmbedding(source.decoder, kept ?? (await readEmbeddingTable(source)), positions)
+  }
+
+  /** Reads from another copy of the table from now on. */
+  moveTo(table: EmbeddingTable): void {
+    this.#table = table
   }
 
   get bytes(): number {

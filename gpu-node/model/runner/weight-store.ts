@@ -1,14 +1,25 @@
 /** The initializers of a base model: read from the checkpoint once, brought into the graph's layout, shared by all sessions. */
 
+import { RingletError } from '../../../shared/errors.ts'
 import type { OrtEnvironment } from '../../ort/environment.ts'
-import { tileMatrix } from '../../ort/linear-kernel/linear-layout.ts'
+import { tiledBytes, tileRows } from '../../ort/linear-kernel/linear-layout.ts'
 import { HugeArena } from '../../ort/system-memory.ts'
 import { OrtTensor } from '../../ort/tensor.ts'
 import type { DecoderSpec, LinearSpec, RopeTable } from '../decoder-spec.ts'
 import { isTiled, matrixBits, type WeightFormat } from '../graph/graph-form.ts'
-import { type MatrixPlan, type NormPlan, planMatrices, planNorms, type WeightPlan } from '../graph/weight-plan.ts'
+import {
+  isRouter,
+  type MatrixPlan,
+  type NormPlan,
+  planMatrices,
+  planNorms,
+  type WeightPlan,
+} from '../graph/weight-plan.ts'
 import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
 import type { CachedWeight, GraphWeight, KeptWeights, WeightCache } from '../weight-cache.ts'
+import type { StoredNumbers } from '../weight-files.ts'
+import { makeMatrices } from './make-matrices.ts'
+import type { MatrixPlace, MatrixWork } from './matrix-rows.ts'
 import { type EmbeddingTable, readEmbeddingTable } from './token-embedding.ts'
 
 /** What is needed of a checkpoint. */
@@ -19,6 +30,8 @@ export interface WeightSource {
   readPart?(name: string, first: number, out: Float32Array): Promise<Float32Array>
   /** The tensor as stored, if that is bfloat16. */
   readBfloat16?(name: string): Promise<Uint16Array | undefined>
+  /** Where the tensor's numbers lie in an open file, for other threads to read. */
+  stored?(name: string): StoredNumbers
 }
 
 export type Progress = (done: number, total: number) => void
@@ -38,6 +51,8 @@ export interface WeightStore {
   embedding: EmbeddingTable | undefined
   /** As `KeptWeights.settle`: to be called until it returns false. */
   settle(): boolean
+  /** As `KeptWeights.filed`: the token embeddings in it. */
+  filed: Promise<EmbeddingTable | undefined>
   dispose(): void
 }
 
@@ -48,11 +63,11 @@ export async function loadWeights(
   format: WeightFormat,
   options: LoadOptions = {},
 ): Promise<WeightStore> {
-  const held = await readOrMakeWeights(source, plan, format, options)
+  const { weights, settle, dispose, filed } = await readOrMakeWeights(source, plan, format, options)
   const initializers = new Map<string, OrtTensor>()
   let bytes = 0
   let embedding: EmbeddingTable | undefined
-  for (const weight of [...held.weights, ...ropeWeights(source.decoder)]) {
+  for (const weight of [...weights, ...ropeWeights(source.decoder)]) {
     if (isEmbedding(weight)) {
       embedding = weight.data
     } else {
@@ -65,13 +80,14 @@ export async function loadWeights(
     initializers,
     bytes,
     embedding,
-    settle: held.settle,
+    settle,
+    filed: tableOf(filed),
     dispose: () => {
       for (const tensor of initializers.values()) {
         tensor.dispose()
       }
       initializers.clear()
-      held.dispose()
+      dispose()
     },
   }
 }
@@ -83,6 +99,11 @@ type EmbeddingWeight = CachedWeight & { data: EmbeddingTable }
 
 function isEmbedding(weight: CachedWeight): weight is EmbeddingWeight {
   return weight.name === EMBEDDING
+}
+
+async function tableOf(filed: KeptWeights['filed']): Promise<EmbeddingTable | undefined> {
+  const weight = await filed
+  return weight !== undefined && isEmbedding(weight) ? weight.data : undefined
 }
 
 async function readOrMakeWeights(
@@ -97,49 +118,76 @@ async function readOrMakeWeights(
     onProgress(1, 1)
     return known
   }
-  const kept = await cache?.write({
-    count: 4 * planMatrices(plan).length + 2 * planNorms(plan).length + 1,
-    rare: EMBEDDING,
-    make: async (keep) => {
-      await makeWeights(source, plan, format, options, keep)
-      await keep(await embeddingWeight(source))
-    },
-  })
-  return kept ?? makeInMemory(source, plan, format, options)
+  const make = () => makeWeights(source, plan, format, options)
+  return cache === undefined
+    ? { weights: await make(), settle: () => false, dispose: () => {} }
+    : cache.make({ rare: EMBEDDING, make })
 }
 
-async function makeInMemory(
-  source: WeightSource,
-  plan: WeightPlan,
-  format: WeightFormat,
-  options: LoadOptions,
-): Promise<KeptWeights> {
-  const arena = new HugeArena()
-  const weights: GraphWeight[] = []
-  await makeWeights(source, plan, format, options, async (weight) => {
-    weights.push(copyInto(arena, weight))
-  })
-  return { weights, settle: () => false, dispose: () => arena.dispose() }
-}
-
+/** One copy, in huge pages; the matrices by all cores where the source says where their numbers lie. */
 async function makeWeights(
   source: WeightSource,
   plan: WeightPlan,
   format: WeightFormat,
   { tiled = false, onProgress = () => {} }: LoadOptions,
-  keep: (weight: GraphWeight) => Promise<void>,
-): Promise<void> {
+): Promise<CachedWeight[]> {
+  const arena = new HugeArena()
+  const take = (bytes: number) => arena.take(bytes)
+  const weights: CachedWeight[] = []
+  const works: MatrixWork[] = []
   const matrices = planMatrices(plan)
-  for (const [i, matrix] of matrices.entries()) {
-    for (const weight of await makeMatrix(source, matrix, format, tiled)) {
-      await keep(weight)
+  const total = matrices.reduce((sum, matrix) => sum + countNumbers(matrix), 0)
+  let done = 0
+  for (const matrix of matrices) {
+    const placed = placeMatrix(matrix, format, tiled, take)
+    weights.push(...placed.weights, ...(await makeBias(source, matrix)))
+    const work = toWork(source, matrix, placed.place)
+    if (work !== undefined) {
+      works.push(work)
+    } else {
+      await fillMatrix(source, matrix, placed.place)
+      done += countNumbers(matrix)
+      onProgress(done, total)
     }
-    onProgress(i + 1, matrices.length)
   }
   for (const norm of planNorms(plan)) {
-    for (const weight of await makeNorm(source, norm)) {
-      await keep(weight)
-    }
+    weights.push(...(await makeNorm(source, norm)))
+  }
+  const table = placeEmbedding(source)
+  weights.push(table?.weight ?? (await embeddingWeight(source)))
+  await makeMatrices([...works, ...(table?.works ?? [])], (share, shares) => {
+    onProgress(done + Math.floor(((total - done) * share) / shares), total)
+  })
+  return weights
+}
+
+function countNumbers({ inFeatures, outFeatures }: MatrixPlan): number {
+  return inFeatures * outFeatures
+}
+
+/** `undefined`: this thread has to read it. */
+function toWork(source: WeightSource, matrix: MatrixPlan, place: MatrixPlace): MatrixWork | undefined {
+  const { parts, inFeatures, outFeatures, multiplier } = matrix
+  if (source.stored === undefined || parts.some(({ transposed }) => transposed)) {
+    return undefined
+  }
+  const stored = parts.map(({ weight, outFeatures: rows }) => ({ ...source.stored!(weight), rows }))
+  return { parts: stored, rows: outFeatures, columns: inFeatures, multiplier, place }
+}
+
+/** Of bfloat16 that any thread can copy. On pages of its own, as it goes when its file is there. */
+function placeEmbedding(source: WeightSource): { weight: CachedWeight; works: MatrixWork[] } | undefined {
+  const { vocabSize, hiddenSize, embedding } = source.decoder
+  const stored = source.stored?.(embedding.weight)
+  if (stored?.dtype !== 'BF16') {
+    return undefined
+  }
+  const bytes = new HugeArena().take(2 * vocabSize * hiddenSize)
+  const data = new Uint16Array(bytes.buffer, bytes.byteOffset, vocabSize * hiddenSize)
+  const place = { rows: vocabSize, columns: hiddenSize, multiplier: 1, place: { kind: 'stored', bytes } } as const
+  return {
+    weight: { name: EMBEDDING, type: 'bfloat16', shape: [vocabSize, hiddenSize], data },
+    works: [{ ...place, parts: [{ ...stored, rows: vocabSize }] }],
   }
 }
 
@@ -150,58 +198,87 @@ async function embeddingWeight(source: WeightSource): Promise<CachedWeight> {
   return data instanceof Float32Array ? { ...place, type: 'float32', data } : { ...place, type: 'bfloat16', data }
 }
 
-function copyInto(arena: HugeArena, weight: GraphWeight): GraphWeight {
-  const { buffer, byteOffset, byteLength } = weight.data
-  const place = arena.take(byteLength)
-  place.set(new Uint8Array(buffer, byteOffset, byteLength))
-  const data = weight.type === 'float32' ? new Float32Array(place.buffer, place.byteOffset, byteLength / 4) : place
-  return { ...weight, data }
-}
-
+/** A matrix in arrays of its own. */
 export async function makeMatrix(
   source: WeightSource,
   matrix: MatrixPlan,
   format: WeightFormat,
   tiled: boolean,
 ): Promise<GraphWeight[]> {
-  const { name, inFeatures, outFeatures, hasBias } = matrix
-  const bias = hasBias ? [floats(`${name}.bias`, [outFeatures], await readBias(source, matrix))] : []
-  if (format === 'f32' || name.endsWith('.router')) {
-    return [floats(`${name}.weight`, [outFeatures, inFeatures], await readMatrix(source, matrix)), ...bias]
+  const { place, weights } = placeMatrix(matrix, format, tiled, sharedBytes)
+  await fillMatrix(source, matrix, place)
+  return [...weights, ...(await makeBias(source, matrix))]
+}
+
+async function makeBias(source: WeightSource, matrix: MatrixPlan): Promise<GraphWeight[]> {
+  const { name, outFeatures, hasBias } = matrix
+  return hasBias ? [floats(`${name}.bias`, [outFeatures], await readBias(source, matrix))] : []
+}
+
+/** Room for a matrix, and what the graph calls its arrays. */
+function placeMatrix(
+  matrix: MatrixPlan,
+  format: WeightFormat,
+  tiled: boolean,
+  take: (bytes: number) => Uint8Array,
+): { place: MatrixPlace; weights: GraphWeight[] } {
+  const { name, inFeatures, outFeatures } = matrix
+  if (format === 'f32' || isRouter(matrix)) {
+    const bytes = take(4 * inFeatures * outFeatures)
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, inFeatures * outFeatures)
+    return { place: { kind: 'floats', values }, weights: [floats(`${name}.weight`, [outFeatures, inFeatures], values)] }
   }
-  const bits = matrixBits(format, matrix)
-  const quantised = allocateQuantised(outFeatures, inFeatures, bits)
-  await eachRows(source, matrix, (row, values) => quantiseRows(quantised, row, values))
-  if (isTiled({ weights: format, tiled }, matrix)) {
-    const data = tileMatrix(inFeatures, outFeatures, quantised.weight, quantised.scales)
-    return [{ name: `${name}.tiles`, type: 'uint8', shape: [data.length], data }, ...bias]
-  }
-  const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
   const bytes = (key: string, shape: number[], data: Uint8Array): GraphWeight => ({
     name: `${name}.${key}`,
     type: 'uint8',
     shape,
     data,
   })
+  if (isTiled({ weights: format, tiled }, matrix)) {
+    const tiles = take(tiledBytes(inFeatures, outFeatures))
+    return { place: { kind: 'tiles', tiles }, weights: [bytes('tiles', [tiles.length], tiles)] }
+  }
+  const bits = matrixBits(format, matrix)
+  const blocks = Math.ceil(inFeatures / QUANTISED_BLOCK)
+  const quantised = allocateQuantised(outFeatures, inFeatures, bits, take)
   const { weight, scales, zeroPoints } = quantised
   const zeros = zeroPoints === undefined ? [] : [bytes('zeros', [outFeatures, Math.ceil(blocks / 2)], zeroPoints)]
-  return [
-    bytes('weight', [outFeatures, blocks, 4 * bits], weight),
-    floats(`${name}.scales`, [outFeatures, blocks], scales),
-    ...zeros,
-    ...bias,
-  ]
+  return {
+    place: { kind: 'blocks', matrix: quantised },
+    weights: [
+      bytes('weight', [outFeatures, blocks, 4 * bits], weight),
+      floats(`${name}.scales`, [outFeatures, blocks], scales),
+      ...zeros,
+    ],
+  }
+}
+
+async function fillMatrix(source: WeightSource, matrix: MatrixPlan, place: MatrixPlace): Promise<void> {
+  const { inFeatures, outFeatures } = matrix
+  switch (place.kind) {
+    case 'floats':
+      await eachRows(source, matrix, (row, values) => place.values.set(values, row * inFeatures))
+      break
+    case 'blocks':
+      await eachRows(source, matrix, (row, values) => quantiseRows(place.matrix, row, values))
+      break
+    case 'tiles': {
+      const quantised = allocateQuantised(outFeatures, inFeatures, 8)
+      await eachRows(source, matrix, (row, values) => quantiseRows(quantised, row, values))
+      tileRows(inFeatures, outFeatures, quantised.weight, quantised.scales, place.tiles)
+      break
+    }
+    case 'stored':
+      throw new RingletError('internal', 'a matrix has no place for numbers as they are stored')
+  }
+}
+
+function sharedBytes(bytes: number): Uint8Array {
+  return new Uint8Array(new SharedArrayBuffer(bytes))
 }
 
 function floats(name: string, shape: number[], data: Float32Array): GraphWeight {
   return { name, type: 'float32', shape, data }
-}
-
-/** `[out, in]` of all parts, multiplied. */
-async function readMatrix(source: WeightSource, matrix: MatrixPlan): Promise<Float32Array> {
-  const weight = sharedFloats(matrix.inFeatures * matrix.outFeatures)
-  await eachRows(source, matrix, (row, values) => weight.set(values, row * matrix.inFeatures))
-  return weight
 }
 
 /** Numbers of a matrix that are held at once in float32 on the way to the graph's format. */

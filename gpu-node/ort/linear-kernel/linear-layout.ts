@@ -138,24 +138,39 @@ export function tileMatrix(
   weight: Uint8Array,
   scales: Float32Array,
 ): Uint8Array {
-  const blocks = inFeatures / QUANTISED_BLOCK
   const tiled = new Uint8Array(new SharedArrayBuffer(tiledBytes(inFeatures, outFeatures)))
-  const codes = new Uint32Array(tiled.buffer)
-  const floats = new Float32Array(tiled.buffer)
+  tileRows(inFeatures, outFeatures, weight, scales, tiled)
+  return tiled
+}
+
+const GROUPS = QUANTISED_BLOCK / GROUP_INPUTS
+const TILE_BLOCK_WORDS = TILE_BLOCK_BYTES / 4
+
+/** The same for whole tiles of a matrix, into their place in it. */
+export function tileRows(
+  inFeatures: number,
+  rows: number,
+  weight: Uint8Array,
+  scales: Float32Array,
+  tiled: Uint8Array,
+): void {
+  const blocks = inFeatures / QUANTISED_BLOCK
+  const codes = new Uint32Array(tiled.buffer, tiled.byteOffset, tiled.byteLength / 4)
+  const floats = new Float32Array(tiled.buffer, tiled.byteOffset, tiled.byteLength / 4)
   // Four codes at once: a group of inputs stays together.
   const source = new Uint32Array(weight.buffer, weight.byteOffset, weight.byteLength / GROUP_INPUTS)
-  const groups = QUANTISED_BLOCK / GROUP_INPUTS
-  for (let out = 0; out < outFeatures; out++) {
-    const lane = out % TILE_OUTPUTS
-    const tile = (out - lane) / TILE_OUTPUTS
+  const tiles = rows / TILE_OUTPUTS
+  for (let tile = 0; tile < tiles; tile++) {
     for (let block = 0; block < blocks; block++) {
-      const start = ((tile * blocks + block) * TILE_BLOCK_BYTES) / 4
-      const from = (out * blocks + block) * groups
-      for (let group = 0; group < groups; group++) {
-        codes[start + group * TILE_OUTPUTS + lane] = source[from + group]!
+      const start = (tile * blocks + block) * TILE_BLOCK_WORDS
+      for (let lane = 0; lane < TILE_OUTPUTS; lane++) {
+        const from = (tile * TILE_OUTPUTS + lane) * blocks + block
+        const to = start + lane
+        for (let group = 0; group < GROUPS; group++) {
+          codes[to + group * TILE_OUTPUTS] = source[from * GROUPS + group]!
+        }
+        floats[to + CODE_BYTES / 4] = scales[from]!
       }
-      floats[start + CODE_BYTES / 4 + lane] = scales[out * blocks + block]!
     }
   }
-  return tiled
 }

@@ -62,6 +62,37 @@ describe('quantised matrices', () => {
     )
   })
 
+  const anyFloat = fc.oneof(
+    fc.float({ noDefaultInfinity: false }),
+    fc.float({ min: -4, max: 4, noNaN: true }),
+    fc.float({ min: -(2 ** -130), max: 2 ** -130, noNaN: true }),
+    fc.constantFrom(0, -0, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** -149),
+  )
+  const kinds = fc.constantFrom(
+    anyFloat,
+    fc.float({ min: -4, max: 4, noNaN: true }),
+    fc.float({ min: -(2 ** -140), max: 2 ** -140, noNaN: true }),
+    fc.constant(0),
+  )
+  const anyRows = fc
+    .tuple(kinds, fc.constantFrom(1, 8, 31, 32, 33, 64, 95))
+    .chain(([number, columns]) =>
+      fc
+        .array(fc.array(number, { minLength: columns, maxLength: columns }), { minLength: 1, maxLength: 3 })
+        .map((rows) => ({ columns, rows: rows.length, values: Float32Array.from(rows.flat()) })),
+    )
+
+  test.each<[QuantisedBits]>([[8], [4]])('int%d equals, bit for bit, what its definition says', (bits) => {
+    fc.assert(
+      fc.property(anyRows, ({ columns, rows, values }) => {
+        const { weight, scales, zeroPoints } = quantise(values, rows, columns, bits)
+        const plain = quantisePlainly(values, rows, columns, bits)
+        expect({ weight: [...weight], scales: [...scales], zeros: [...(zeroPoints ?? [])] }).toEqual(plain)
+      }),
+      { numRuns: 300 },
+    )
+  })
+
   test('rows written in parts equal the whole', () => {
     const values = normals(6 * 40, 2)
     for (const bits of [4, 8] as const) {
@@ -90,6 +121,58 @@ describe('quantised matrices', () => {
     }
   })
 })
+
+/** A number at a time. */
+function quantisePlainly(values: Float32Array, rows: number, columns: number, bits: QuantisedBits) {
+  const blocks = Math.ceil(columns / 32)
+  const [weight, scales, zeros]: [number[], number[], number[]] = [[], [], []]
+  for (let row = 0; row < rows; row++) {
+    const zerosOfRow: number[] = []
+    for (let block = 0; block < blocks; block++) {
+      const list = [
+        ...values.subarray(row * columns + block * 32, Math.min((row + 1) * columns, row * columns + block * 32 + 32)),
+      ]
+      if (bits === 8) {
+        const scale = Math.fround(Math.max(0, ...list.map(Math.abs)) / 127)
+        const inverse = scale === 0 ? 0 : 1 / scale
+        const codes = list.map((value) => Math.trunc(value * inverse + 128.5) & 255)
+        weight.push(...codes, ...Array(32 - list.length).fill(128))
+        scales.push(scale)
+      } else {
+        const { codes, scale, zero } = blockOf4([...list, ...Array(32 - list.length).fill(0)])
+        weight.push(...pairs(codes))
+        scales.push(scale)
+        zerosOfRow.push(zero)
+      }
+    }
+    zeros.push(...pairs(zerosOfRow))
+  }
+  return { weight, scales, zeros }
+}
+
+function pairs(halves: number[]): number[] {
+  return halves.flatMap((low, i) => (i % 2 === 0 ? [low | ((halves[i + 1] ?? 0) << 4)] : []))
+}
+
+function blockOf4(list: number[]): { codes: number[]; scale: number; zero: number } {
+  const [low, high] = [Math.min(0, ...list), Math.max(0, ...list)]
+  if (Math.fround((high - low) / 15) === 0) {
+    return { codes: list.map(() => 8), scale: 0, zero: 8 }
+  }
+  if (!Number.isFinite(high - low)) {
+    return { codes: list.map(() => 0), scale: 0, zero: 0 }
+  }
+  const zero = Math.round((-15 * low) / (high - low))
+  const tried = [1, 0.95, 0.88].map((range) => {
+    const inverse = 15 / (range * (high - low))
+    const codes = list.map((value) => Math.max(0, Math.min(15, Math.trunc(value * inverse + zero + 0.5))))
+    const wq = list.reduce((sum, value, i) => sum + value * (codes[i]! - zero), 0)
+    const qq = codes.reduce((sum, code) => sum + (code - zero) ** 2, 0)
+    return { codes, scale: Math.fround(wq / qq), gain: (wq * wq) / qq }
+  })
+  const { codes, scale } = tried.reduce((best, one) => (one.gain > best.gain ? one : best))
+  return { codes, scale, zero: zero + 0 }
+}
 
 /** x `[tokens, columns]` · Wᵀ `[columns, rows]`. */
 function multiply(x: Float32Array, weight: Float32Array, tokens: number, columns: number, rows: number): Float32Array {

@@ -189,3 +189,61 @@ describe('weights on disk', () => {
     expect(readdirSync(folder)).toHaveLength(1)
   })
 })
+
+describe('weights whose file follows behind', () => {
+  const make = { rare: 'table', make: async () => weights }
+
+  test('serve at once from the memory they were made in, and the next start finds them', async () => {
+    const made = kept(await weightCache(folder, key).make(make))
+    expect(made.weights).toBe(weights)
+    expect(made.settle()).toBe(false)
+    const rare = await made.filed
+    expect(content([rare!])).toEqual(content(weights.slice(-1)))
+    expect(rare!.data.buffer).not.toBe(weights.at(-1)!.data.buffer)
+    expect(readdirSync(folder)).toHaveLength(1)
+    const back = kept(await weightCache(folder, key).read())
+    expect(content(back.weights)).toEqual(content(weights))
+    expect(settle(back)).toBe(3)
+  })
+
+  test('given up before the file is whole leave nothing, and keep nobody from making them', async () => {
+    const first = await weightCache(folder, key).make(make)
+    first.dispose()
+    expect(readdirSync(folder)).toEqual([])
+    const second = kept(await weightCache(folder, key).make(make))
+    expect(await first.filed).toBeUndefined()
+    expect(await second.filed).toBeDefined()
+    expect(content(kept(await weightCache(folder, key).read()).weights)).toEqual(content(weights))
+    expect(readdirSync(folder)).toHaveLength(1)
+  })
+
+  test('serve where they can not be kept, and the reason is told', async () => {
+    const reasons: string[] = []
+    writeFileSync(join(folder, 'file'), '')
+    const cache = weightCache(join(folder, 'file', 'below'), key, (why) => reasons.push(why))
+    const made = kept(await cache.make(make))
+    expect(made.weights).toBe(weights)
+    expect(await made.filed).toBeUndefined()
+    expect(reasons).toEqual([expect.stringMatching(/could not be kept for the next start: ENOTDIR/)])
+  })
+
+  test('that two nodes want at once are made once', async () => {
+    let made = 0
+    const counted = {
+      ...make,
+      make: async () => {
+        made++
+        return weights
+      },
+    }
+    const both = await Promise.all([weightCache(folder, key).make(counted), weightCache(folder, key).make(counted)])
+    expect(both.map((one) => content(kept(one).weights))).toEqual([content(weights), content(weights)])
+    expect(made).toBe(1)
+  })
+
+  test('that can not be made keep nobody waiting', async () => {
+    const broken = { ...make, make: () => Promise.reject(new Error('no such tensor')) }
+    await expect(weightCache(folder, key).make(broken)).rejects.toThrow('no such tensor')
+    expect(readdirSync(folder)).toEqual([])
+  })
+})

@@ -47,7 +47,7 @@ describe.runIf(linux)('a mapped file', () => {
 })
 
 describe('an arena', () => {
-  test('gives arrays of their own, aligned, small ones and such as need more than a slab', () => {
+  test('gives arrays of their own that threads can share, aligned, small ones and such as need more than a slab', () => {
     const arena = new HugeArena()
     const sizes = [1, 63, 64, 65, 0, 70_000_000, 5_000_000, 7]
     const arrays = sizes.map((size) => arena.take(size))
@@ -56,7 +56,7 @@ describe('an arena', () => {
       array.fill(i + 1)
     }
     expect(arrays.every((array, i) => array.every((value) => value === i + 1))).toBe(true)
+    expect(arrays.every(({ buffer }) => buffer instanceof SharedArrayBuffer)).toBe(true)
     expect(new Float32Array(arrays[3]!.buffer, arrays[3]!.byteOffset, 16).every((value) => value !== 0)).toBe(true)
-    arena.dispose()
   })
 })

@@ -105,7 +105,8 @@ export class RunningGeneration implements Generation {
     const delivered = input.delivered[String(plan.sequence)] ?? []
     const complete = replayDelivered(choice, delivered, plan, input.request, context.eosTokens)
     if (complete !== undefined) {
-      this.#emit(choice.end(complete))
+      // Its end came to the client with its last token.
+      choice.end(complete)
       this.#sequenceEnded()
       return
     }

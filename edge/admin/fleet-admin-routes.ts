@@ -61,7 +61,8 @@ export function fleetAdminRoutes(): Hono<AppEnv> {
       throw new RingletError('field_invalid', 'missing query `adapter`', { param: 'adapter' })
     }
     const asked = { kind: 'single', ref: await toRef(c, name) } as const
-    const { state, routingSecret, region, fleet } = forwardDeps(c)
+    const { state, routingSecret, fleet, ...deps } = forwardDeps(c)
+    const region = c.req.query('region') ?? deps.region
     const selection = await pinned(c, asked)
     const placementKey = selectionKey(asked)
     return c.json(

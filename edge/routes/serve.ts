@@ -40,7 +40,17 @@ export interface ServeRequest {
   size: (maxPositions: number) => AdmissionAsk
 }
 
-export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {
+export function serve(c: AppContext, request: ServeRequest): Promise<Response> {
+  const answer = admitAndSend(c, request)
+  // Cloudflare stops the code of a client that left; what the request holds of its tenant's limits would stay held.
+  const settled = answer.then(noop, noop)
+  c.executionCtx.waitUntil(settled)
+  return answer
+}
+
+function noop(): void {}
+
+async function admitAndSend(c: AppContext, request: ServeRequest): Promise<Response> {
   const services = c.env
   const startedAt = services.now()
   const tenant = c.get('tenant')

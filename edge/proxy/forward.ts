@@ -103,8 +103,8 @@ async function readReply(connection: Connection, request: ForwardRequest, deps: 
 
 /** As the node said it; the page of something in between is not for the client. */
 function refusalResponse({ status, headers, body, code }: Refusal): Response {
-  if (code === 'foreign') {
-    throw foreignRefusal(status)
+  if (code === 'foreign' || code?.startsWith('ticket_')) {
+    throw innerRefusal(status)
   }
   const kept = new Headers({ 'content-type': headers.get('content-type') ?? 'application/json' })
   const retryAfter = headers.get('retry-after')
@@ -114,7 +114,8 @@ function refusalResponse({ status, headers, body, code }: Refusal): Response {
   return new Response(body, { status, headers: kept })
 }
 
-function foreignRefusal(status: number): RingletError {
+/** Of something in between, or about the edge's own ticket: no client can do anything about it. */
+function innerRefusal(status: number): RingletError {
   if (isTimeout(status)) {
     return new RingletError('deadline_exceeded', 'the node took longer than its connection lasts; stream long answers')
   }

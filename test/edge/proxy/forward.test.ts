@@ -109,6 +109,8 @@ describe('before the first byte', () => {
     ['is draining', { kind: 'refuse', code: 'node_draining' }],
     ['is full', { kind: 'refuse', code: 'queue_full' }],
     ['has no room for the adapter', { kind: 'refuse', code: 'adapter_capacity' }],
+    ['has not got the newest ticket key', { kind: 'refuse', code: 'ticket_invalid' }],
+    ['has a clock that is minutes off', { kind: 'refuse', code: 'ticket_expired' }],
     ['stands behind a tunnel that lost it', { kind: 'gateway_error', status: 502 }],
     ['stands behind a tunnel that does not know it', { kind: 'gateway_error', status: 404 }],
     ['stands behind a page to log in', { kind: 'gateway_error', status: 302 }],
@@ -145,6 +147,14 @@ describe('before the first byte', () => {
     for (const status of [200, 302, 403, 404, 502]) {
       plan(`pages-${status}`, ...times(3, { kind: 'gateway_error', status }))
       const reply = await edge.ask({ adapter: `pages-${status}`, stream: false })
+      expect([reply.status, await reply.json()]).toMatchObject([503, { code: 'node_unreachable' }])
+    }
+  })
+
+  test('a ticket that no node takes is not the client’s fault: 503, and no 401', async () => {
+    for (const code of ['ticket_invalid', 'ticket_expired', 'ticket_wrong_node'] as const) {
+      plan(`ticket-${code}`, ...times(3, { kind: 'refuse', code }))
+      const reply = await edge.ask({ adapter: `ticket-${code}` })
       expect([reply.status, await reply.json()]).toMatchObject([503, { code: 'node_unreachable' }])
     }
   })

@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createEventFramer, type StreamProgress } from '../../../edge/proxy/event-framer.ts'
 import { toBase64Url } from '../../../shared/base64url.ts'
-import { DELIVERED_HEADER, type Delivered } from '../../../shared/ticket.ts'
+import { DELIVERED_HEADER, type Delivered, type Ticket } from '../../../shared/ticket.ts'
 import { type DemoNode, startDemoNode } from '../../support/demo-node.ts'
 import { readEvents } from '../../support/sse-reader.ts'
 
@@ -26,12 +26,17 @@ beforeAll(async () => {
 })
 afterAll(() => node.close())
 
-async function ask(path: string, body: object, delivered?: Delivered): Promise<string> {
+async function ask(path: string, body: object, delivered?: Delivered, limits: Ticket['limits'] = {}): Promise<string> {
   const headers: Record<string, string> = {}
   if (delivered !== undefined) {
     headers[DELIVERED_HEADER] = toBase64Url(new TextEncoder().encode(JSON.stringify(delivered)))
   }
-  const response = await node.post(path, body, { seed: 11, createdAt: 1_700_000_000, requestId: 'cut' }, headers)
+  const response = await node.post(
+    path,
+    body,
+    { seed: 11, createdAt: 1_700_000_000, requestId: 'cut', limits },
+    headers,
+  )
   expect(response.status).toBe(200)
   return response.text()
 }
@@ -129,6 +134,21 @@ test.each<[string, string, object]>([
     const rest = through(await ask(path, body, progress.delivered), progress)
     expect(await made(seen + rest), `cut behind event ${cut} of ${events.length}`).toEqual(expected)
   }
+})
+
+test('a stream that comes back to a smaller limit than it has used ends with that', async () => {
+  const progress: StreamProgress = { delivered: {}, tokens: 0 }
+  const path = '/v1/chat/completions'
+  through(
+    (await ask(path, chat))
+      .split('[DONE]')[0]!
+      .split(/(?<=\n\n)/)
+      .slice(0, 6)
+      .join(''),
+    progress,
+  )
+  const { choices } = await made(await ask(path, chat, progress.delivered, { maxNewTokens: 3 }))
+  expect(choices).toEqual([[0, { '.finish_reason': ['length'] }]])
 })
 
 /** What the edge passes on of it. */

@@ -176,7 +176,7 @@ async function toRef(c: AppContext, name: string): Promise<AdapterRef> {
     checkPlainId(parsed.ref)
     return parsed.ref
   }
-  const ref = await c.env.aliases.resolve(parsed.alias)
+  const ref = await c.env.aliases.resolve(parsed.alias, forwardDeps(c).waitUntil)
   if (ref === undefined) {
     throw adapterNotFound(name, 'lorax')
   }

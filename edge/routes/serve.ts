@@ -103,7 +103,7 @@ export function resolve(c: AppContext, fields: AdapterFields, snapshot: FleetSna
     baseModels: snapshot.baseModels,
     scopes: c.get('tenant').scopes,
     defaultSource: config.RINGLET_DEFAULT_SOURCE,
-    resolveAlias: aliases.resolve,
+    resolveAlias: (alias) => aliases.resolve(alias, (work) => c.executionCtx.waitUntil(work)),
     headerToken,
   })
 }

@@ -118,7 +118,8 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   }
 
   const isSuspect = (node: FleetNode): boolean => {
-    const failure = failures.get(node.nodeId)
+    // Asked of every node at every decision.
+    const failure = failures.size === 0 ? undefined : failures.get(node.nodeId)
     if (failure === undefined) {
       return false
     }
@@ -208,7 +209,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   ): RoutePicker => {
     const tried = new Set<string>()
     return (snapshot) => {
-      const never = (node: FleetNode) => tried.has(node.nodeId) || excluded(node)
+      const never = (node: FleetNode) => (tried.size > 0 && tried.has(node.nodeId)) || excluded(node)
       const placement = choose(query, snapshot, owners, never, later)
       if (placement === undefined) {
         return undefined

@@ -165,6 +165,14 @@ export interface UsageRow {
   generatedTokens: number
 }
 
+/** Of some tenants, in the order of their names; `next` goes into `after` for those behind them. */
+export interface UsagePage {
+  from: string
+  to: string
+  items: UsageRow[]
+  next: string | null
+}
+
 /** What one node answered to an admin call. */
 export interface NodeAnswer {
   node: string

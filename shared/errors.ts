@@ -26,10 +26,11 @@ export const ERROR_KINDS = {
   token_invalid: kind(401, 'authentication', 'authentication_error'),
   token_revoked: kind(401, 'authentication', 'authentication_error'),
   scope_denied: kind(403, 'permission', 'permission_error'),
-  ticket_missing: kind(401, 'ticket', 'authentication_error'),
-  ticket_invalid: kind(401, 'ticket', 'authentication_error'),
+  // A ticket is between edge and node: another node may have the newer key, or the better clock; no client hears of it.
+  ticket_missing: kind(401, 'ticket', 'authentication_error', true),
+  ticket_invalid: kind(401, 'ticket', 'authentication_error', true),
   ticket_expired: kind(401, 'ticket', 'authentication_error', true),
-  ticket_replayed: kind(401, 'ticket', 'authentication_error'),
+  ticket_replayed: kind(401, 'ticket', 'authentication_error', true),
   ticket_wrong_node: kind(401, 'ticket', 'authentication_error', true),
   // is it well formed
   body_malformed: kind(400, 'validation', 'invalid_request_error'),

@@ -21,23 +21,15 @@ export interface VerifiedHeartbeat {
   joinSecret: string
 }
 
-/** Throws when the heartbeat is not signed with a join key. */
-export async function verifyHeartbeat(
-  header: string | null | undefined,
-  body: string,
-  keys: SigningKeys,
-  now: number,
-): Promise<VerifiedHeartbeat> {
+/** What the header says by itself; throws where no body could make it good, so that none need be read. */
+export function readHeartbeatSignature(header: string | null | undefined, keys: SigningKeys, now: number) {
   const [keyId, sentAtText, code, ...rest] = (header ?? '').split('.')
   if (keyId === undefined || sentAtText === undefined || code === undefined || rest.length > 0) {
     throw new RingletError('ticket_invalid', 'the heartbeat is not signed')
   }
   const key = keys.keys.find((candidate) => candidate.id === keyId)
   if (key === undefined || !/^\d{1,16}$/.test(sentAtText)) {
-    throw new RingletError('ticket_invalid', 'the heartbeat is not signed with a known join key')
-  }
-  if (!(await verifyText(`${sentAtText}.${body}`, code, key.secret))) {
-    throw new RingletError('ticket_invalid', 'the heartbeat is not signed with a known join key')
+    throw unknownKey()
   }
   const sentAt = Number(sentAtText)
   if (Math.abs(now - sentAt) > MAX_HEARTBEAT_SKEW_MS) {
@@ -47,5 +39,23 @@ export async function verifyHeartbeat(
       `the node's clock and the edge's differ by ${seconds} s; most allowed: ${MAX_HEARTBEAT_SKEW_MS / 1000} s`,
     )
   }
+  return { key, sentAt, sentAtText, code }
+}
+
+/** Throws when the heartbeat is not signed with a join key. */
+export async function verifyHeartbeat(
+  header: string | null | undefined,
+  body: string,
+  keys: SigningKeys,
+  now: number,
+): Promise<VerifiedHeartbeat> {
+  const { key, sentAt, sentAtText, code } = readHeartbeatSignature(header, keys, now)
+  if (!(await verifyText(`${sentAtText}.${body}`, code, key.secret))) {
+    throw unknownKey()
+  }
   return { sentAt, joinSecret: key.secret }
+}
+
+function unknownKey(): RingletError {
+  return new RingletError('ticket_invalid', 'the heartbeat is not signed with a known join key')
 }

@@ -1,6 +1,6 @@
 /** May this tenant name this adapter, this base? Decided from the name and the tenant's scopes alone. Pure. */
 
-import type { AdapterRef } from '../../shared/adapter-ref.ts'
+import { ADAPTER_SOURCES, type AdapterRef } from '../../shared/adapter-ref.ts'
 import type { Scopes } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
 import { matchesGlob } from './glob.ts'
@@ -13,11 +13,16 @@ export function scopeRefusal(ref: AdapterRef, scopes: Scopes): string | undefine
   if (ref.source === 's3' && !scopes.buckets.some((bucket) => bucket === '*' || bucket === bucketOf(ref))) {
     return 'this token may not use adapters of this S3 bucket'
   }
-  const named = `${ref.source}:${ref.id}`
-  if (!scopes.adapters.some((pattern) => matchesGlob(pattern, ref.id) || matchesGlob(pattern, named))) {
+  if (!scopes.adapters.some((pattern) => allows(pattern, ref))) {
     return 'this token may not use adapters of this name'
   }
   return undefined
+}
+
+/** A pattern with a source in front is asked of the whole name alone: ids too may begin with a word and a colon. */
+function allows(pattern: string, { source, id }: AdapterRef): boolean {
+  const saysSource = ADAPTER_SOURCES.some((known) => pattern.startsWith(`${known}:`))
+  return matchesGlob(pattern, `${source}:${id}`) || (!saysSource && matchesGlob(pattern, id))
 }
 
 export function mayUseBase(name: string, scopes: Scopes): boolean {

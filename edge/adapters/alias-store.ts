@@ -1,10 +1,10 @@
 /** The operator's aliases in D1, with a short memory per isolate: an alias is looked up at nearly every request. */
 
-import { LRUCache } from 'lru-cache'
 import type { AdapterRef } from '../../shared/adapter-ref.ts'
 import { isAdapterSource } from '../../shared/adapter-ref.ts'
 import type { AliasView, SetAlias } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
+import { createRenewedMemory } from '../renewed-memory.ts'
 import type { Page } from '../tenants/tenant-store.ts'
 
 interface AliasRow {
@@ -18,31 +18,26 @@ interface AliasRow {
 
 /** How long an isolate may still resolve an alias the old way after a change made elsewhere. */
 export const ALIAS_TTL_MS = 2_000
+/** From this age on it is read again behind a request, so that an alias in use is never waited for. */
+const RENEW_AGE_MS = 1_000
+/** Unknown names are remembered too. */
+const MAX_REMEMBERED = 20_000
 
 const PAGE_SIZE = 200
-
-interface Remembered {
-  ref: AdapterRef | undefined
-  readAt: number
-}
-
-/** Shared by all requests of an isolate, so it holds plain data alone. Unknown names are remembered too. */
-const remembered = new LRUCache<string, Remembered>({ max: 20_000 })
 
 export function createAliasStore(db: D1Database, now: () => number) {
   let listed: { aliases: AliasView[]; readAt: number } | undefined
 
-  async function resolve(alias: string): Promise<AdapterRef | undefined> {
-    const known = remembered.get(alias)
-    if (known !== undefined && now() - known.readAt < ALIAS_TTL_MS) {
-      return known.ref
-    }
-    const readAt = now()
-    const row = await find(alias)
-    const ref = row === null ? undefined : toRef(row)
-    remembered.set(alias, { ref, readAt })
-    return ref
-  }
+  const targets = createRenewedMemory<AdapterRef>({
+    read: async (alias) => {
+      const row = await find(alias)
+      return row === null ? undefined : toRef(row)
+    },
+    now,
+    renewAgeMs: RENEW_AGE_MS,
+    mostAgeMs: ALIAS_TTL_MS,
+    mostEntries: MAX_REMEMBERED,
+  })
 
   async function list(after: string): Promise<Page<AliasView>> {
     const { results } = await db
@@ -68,7 +63,7 @@ export function createAliasStore(db: D1Database, now: () => number) {
   }
 
   function forget(alias: string): void {
-    remembered.delete(alias)
+    targets.forget(alias)
     listed = undefined
   }
 
@@ -119,7 +114,8 @@ export function createAliasStore(db: D1Database, now: () => number) {
     return db.prepare('SELECT * FROM aliases WHERE alias = ?').bind(alias).first<AliasRow>()
   }
 
-  return { resolve, list, listRecent, set, remove }
+  /** `defer` keeps the request's context alive for a renewal in the background. */
+  return { resolve: targets.find, list, listRecent, set, remove }
 }
 
 export type AliasStore = ReturnType<typeof createAliasStore>

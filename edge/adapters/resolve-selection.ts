@@ -98,6 +98,9 @@ async function toMerge(
   context: ResolveContext,
   tokens: Record<string, string>,
 ): Promise<AdapterSelection> {
+  const common = fields.apiToken ?? context.headerToken
+  /** Homes that would see the token which no part calls its own. */
+  const homes = new Set<AdapterSource>()
   const parts = await Promise.all(
     merge.parts.map(async (part, i) => {
       const source = part.source ?? fields.adapterSource
@@ -110,10 +113,17 @@ async function toMerge(
         throw new RingletError('merge_invalid', 'the base model cannot be a part of a merge', { param: at.name })
       }
       const ref = await toRef(part.id, source, at, context)
-      keepToken(tokens, ref, part.token ?? fields.apiToken ?? context.headerToken)
+      keepToken(tokens, ref, part.token ?? common)
+      if (part.token === undefined && common !== undefined && checksCallers(ref)) {
+        homes.add(ref.source)
+      }
       return { ref, weight: part.weight }
     }),
   )
+  if (homes.size > 1) {
+    const message = `the parts live at ${[...homes].sort().join(' and ')}: give each its token in \`api_tokens\``
+    throw new RingletError('merge_invalid', message, { param: fieldIn(context.api, 'merged_adapters.api_tokens') })
+  }
   return {
     kind: 'merge',
     parts,
@@ -165,10 +175,14 @@ function partField(api: ApiStyle, list: 'ids' | 'sources', i: number): string {
 }
 
 function keepToken(tokens: Record<string, string>, ref: AdapterRef, token: string | undefined): void {
-  // Only homes that check callers see their tokens; an s3 or local adapter is the operator's to allow.
-  if (token !== undefined && (ref.source === 'hub' || ref.source === 'pbase')) {
+  if (token !== undefined && checksCallers(ref)) {
     tokens[formatAdapterRef(ref)] = token
   }
+}
+
+/** Only homes that check callers see their tokens; an s3 or local adapter is the operator's to allow. */
+export function checksCallers({ source }: AdapterRef): boolean {
+  return source === 'hub' || source === 'pbase'
 }
 
 function usageName(selection: AdapterSelection): string {

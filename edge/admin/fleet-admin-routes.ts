@@ -61,7 +61,8 @@ export function fleetAdminRoutes(): Hono<AppEnv> {
       throw new RingletError('field_invalid', 'missing query `adapter`', { param: 'adapter' })
     }
     const asked = { kind: 'single', ref: await toRef(c, name) } as const
-    const { state, routingSecret, region, fleet } = forwardDeps(c)
+    const { state, routingSecret, fleet, ...deps } = forwardDeps(c)
+    const region = c.req.query('region') ?? deps.region
     const selection = await pinned(c, asked)
     const placementKey = selectionKey(asked)
     return c.json(
@@ -176,7 +177,7 @@ async function toRef(c: AppContext, name: string): Promise<AdapterRef> {
     checkPlainId(parsed.ref, at)
     return parsed.ref
   }
-  const ref = await c.env.aliases.resolve(parsed.alias)
+  const ref = await c.env.aliases.resolve(parsed.alias, forwardDeps(c).waitUntil)
   if (ref === undefined) {
     throw adapterNotFound(name, 'lorax', at)
   }

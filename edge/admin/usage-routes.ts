@@ -1,23 +1,28 @@
-/** Usage by tenant, adapter and day, as JSON or CSV (RFC 4180). */
+/** Usage by tenant, adapter and day, as JSON or CSV (RFC 4180), page by page of tenants: each one's counters are asked. */
 
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { parseBody } from '../../shared/api/body-parse.ts'
-import type { TenantView, UsageRow } from '../../shared/edge-api.ts'
+import type { TenantView, UsagePage, UsageRow } from '../../shared/edge-api.ts'
+import { usageCsv } from '../../shared/usage-csv.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
+import type { Page } from '../tenants/tenant-store.ts'
 
 const day = z.iso.date()
 const usageQuery = z.strictObject({
   tenant: z.string().max(64).optional(),
+  /** The tenants behind this name: `next` of the page before. */
+  after: z.string().max(64).default(''),
   /** Both days included, in UTC; without them the current month. */
   from: day.optional(),
   to: day.optional(),
   format: z.enum(['json', 'csv']).default('json'),
 })
 
+/** Cloudflare counts the calls that one request makes. */
+const TENANTS_A_PAGE = 100
 /** A Worker has six connections at a time; calls to Durable Objects beyond that wait anyway. */
 const TENANTS_AT_ONCE = 6
-const CSV_COLUMNS = ['tenant', 'adapter', 'day', 'requests', 'promptTokens', 'generatedTokens'] as const
 
 export function usageRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
@@ -26,43 +31,33 @@ export function usageRoutes(): Hono<AppEnv> {
     const today = new Date(c.env.now()).toISOString().slice(0, 10)
     const from = query.from ?? `${today.slice(0, 7)}-01`
     const to = query.to ?? today
-    const tenants = query.tenant === undefined ? await allTenants(c) : [await c.env.tenants.get(query.tenant)]
+    const tenants = await pageOf(c, query)
     const rows: UsageRow[] = []
-    for (let i = 0; i < tenants.length; i += TENANTS_AT_ONCE) {
-      const group = tenants.slice(i, i + TENANTS_AT_ONCE)
+    for (let i = 0; i < tenants.items.length; i += TENANTS_AT_ONCE) {
+      const group = tenants.items.slice(i, i + TENANTS_AT_ONCE)
       rows.push(...(await Promise.all(group.map((tenant) => usageOf(c, tenant, from, to)))).flat())
     }
     if (query.format === 'csv') {
       c.header('content-disposition', `attachment; filename="usage-${from}-${to}.csv"`)
-      return c.body(toCsv(rows), 200, { 'content-type': 'text/csv; charset=utf-8' })
+      if (tenants.next !== null) {
+        // RFC 8288.
+        const rest = new URLSearchParams({ format: 'csv', from, to, after: tenants.next })
+        c.header('link', `<${c.req.path}?${rest}>; rel="next"`)
+      }
+      return c.body(usageCsv(rows), 200, { 'content-type': 'text/csv; charset=utf-8' })
     }
-    return c.json({ from, to, items: rows })
+    return c.json({ from, to, items: rows, next: tenants.next } satisfies UsagePage)
   })
   return app
 }
 
-async function allTenants(c: AppContext): Promise<TenantView[]> {
-  const tenants: TenantView[] = []
-  for (let after: string | null = ''; after !== null; ) {
-    const page = await c.env.tenants.list(after)
-    tenants.push(...page.items)
-    after = page.next
-  }
-  return tenants
+async function pageOf(c: AppContext, query: z.output<typeof usageQuery>): Promise<Page<TenantView>> {
+  return query.tenant === undefined
+    ? c.env.tenants.list(query.after, TENANTS_A_PAGE)
+    : { items: [await c.env.tenants.get(query.tenant)], next: null }
 }
 
 async function usageOf(c: AppContext, tenant: TenantView, from: string, to: string): Promise<UsageRow[]> {
   const entries = await c.env.counters(tenant.id).usage(from, to)
   return entries.map((entry) => ({ tenant: tenant.name, ...entry }))
-}
-
-export function toCsv(rows: readonly UsageRow[]): string {
-  const lines = rows.map((row) => CSV_COLUMNS.map((column) => csvField(row[column])).join(','))
-  return `${[CSV_COLUMNS.join(','), ...lines].join('\r\n')}\r\n`
-}
-
-/** Adapter ids come from callers: quoted where needed, and never read as a formula by a spreadsheet. */
-function csvField(value: string | number): string {
-  const text = typeof value === 'string' && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value)
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
 }

@@ -35,6 +35,12 @@ export async function readJson(c: AppContext): Promise<JsonBody> {
   if (!JSON_TYPE.test(type)) {
     throw new RingletError('content_type_unsupported', 'the body must be JSON: content-type: application/json')
   }
+  const coding = c.req.header('content-encoding') ?? 'identity'
+  if (coding.toLowerCase() !== 'identity') {
+    // RFC 9110 §15.5.16: with the codings that would do.
+    c.header('accept-encoding', 'identity')
+    throw new RingletError('content_type_unsupported', 'the body must not be compressed')
+  }
   const text = await c.req.text()
   try {
     return { text, json: JSON.parse(text) }

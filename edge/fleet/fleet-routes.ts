@@ -9,7 +9,7 @@ import {
   type HeartbeatAnswer,
   heartbeatSchema,
 } from '../../shared/fleet.ts'
-import { verifyHeartbeat } from '../../shared/heartbeat-signature.ts'
+import { readHeartbeatSignature, verifyHeartbeat } from '../../shared/heartbeat-signature.ts'
 import type { SigningKeys } from '../../shared/hmac.ts'
 import { keysVersion, sealKeys } from '../../shared/sealed-keys.ts'
 import { type FleetRegistryBinding, reportHeartbeat } from './fleet-client.ts'
@@ -32,6 +32,13 @@ export function fleetRoutes<E extends object>(options: FleetRoutesOptions<E>): H
     onError: () => {
       throw new RingletError('body_too_large', `a heartbeat has at most ${MAX_HEARTBEAT_BYTES} bytes`)
     },
+  })
+  app.use(HEARTBEAT_PATH, async (c, next) => {
+    const env = c.env as E
+    if (c.req.method === 'POST') {
+      readHeartbeatSignature(c.req.header(HEARTBEAT_SIGNATURE_HEADER), options.joinKeys(env), options.now())
+    }
+    await next()
   })
   app.post(HEARTBEAT_PATH, limit, async (c) => {
     const env = c.env as E

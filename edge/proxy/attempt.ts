@@ -7,12 +7,13 @@ import type { ForwardDeps, ForwardRequest } from './forward-types.ts'
 import { createNodeRequest } from './node-request.ts'
 import { throwIfEnded } from './request-end.ts'
 
-/** A node's refusal, whole: passed on as it is when nothing else helps. */
+/** A refusal, whole; a node's own is passed on as it is when nothing else helps. */
 export interface Refusal {
   status: number
   headers: Headers
   body: string
-  code: ErrorCode | undefined
+  /** `foreign`: the page of something between edge and node. `undefined`: a code that a newer node knows. */
+  code: ErrorCode | 'foreign' | undefined
 }
 
 /** A node that answers with success. Its owner must call `close` at the end, whatever the end is. */
@@ -52,6 +53,7 @@ export async function attemptNode(
     const response = await deps.fetch(url, { ...init, signal: guard.signal })
     noteLoad(route, response, deps)
     if (response.ok) {
+      checkNodes(response)
       if (request.stream) {
         guard.alive(timings.stallMs)
       }
@@ -74,11 +76,21 @@ export async function attemptNode(
 }
 
 /**
- * By the code; without one the answer is not a node's but of something in between. A tunnel that lost its origin says 502 or
- * 530, and another node may be better off; one that ran out of patience says 504 or 524, and a second try would take as long.
+ * By the code. Something in between that does not know the node, lost it, or wants a login leaves the hope that another node is
+ * better off; what ran out of patience (504, 524) would do so again, and what takes no such body (413) stands before the others too.
  */
 function mayRetry({ status, code }: Refusal): boolean {
-  return code === undefined ? status >= 500 && !isTimeout(status) : ERROR_KINDS[code].retryElsewhere
+  if (code === 'foreign') {
+    return !isTimeout(status) && status !== 413
+  }
+  return code !== undefined && ERROR_KINDS[code].retryElsewhere
+}
+
+/** Throws where a success is not a node's: those answer with JSON or events. */
+function checkNodes({ headers }: Response): void {
+  if (!/^(application\/json|text\/event-stream)\b/i.test(headers.get('content-type') ?? '')) {
+    throw new DOMException('the answer is not a node’s', 'DataError')
+  }
 }
 
 export function isTimeout(status: number): boolean {
@@ -95,21 +107,22 @@ function noteLoad({ node }: Route, response: Response, deps: ForwardDeps): void 
 const MAX_REFUSAL_BYTES = 64 * 1024
 
 async function readRefusal(response: Response): Promise<Refusal> {
-  const body = (await response.text()).slice(0, MAX_REFUSAL_BYTES)
-  return { status: response.status, headers: response.headers, body, code: errorCode(body) }
+  const body = await response.text()
+  const { status, headers } = response
+  return { status, headers, body: body.slice(0, MAX_REFUSAL_BYTES), code: errorCode(body) }
 }
 
 /** The code in LoRAX's body (`code`) or in OpenAI's (`error.code`). */
-function errorCode(body: string): ErrorCode | undefined {
+function errorCode(body: string): Refusal['code'] {
   let value: unknown
   try {
     value = JSON.parse(body)
   } catch {
-    return undefined
+    return 'foreign'
   }
   const outer = field(value, 'code')
   const code = typeof outer === 'string' ? outer : field(field(value, 'error'), 'code')
-  return readErrorCode(code)
+  return typeof code === 'string' ? readErrorCode(code) : 'foreign'
 }
 
 function field(value: unknown, name: string): unknown {

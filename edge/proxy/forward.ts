@@ -101,12 +101,10 @@ async function readReply(connection: Connection, request: ForwardRequest, deps: 
   }
 }
 
-/** As the node said it; the page of a tunnel between is not for the client. */
+/** As the node said it; the page of something in between is not for the client. */
 function refusalResponse({ status, headers, body, code }: Refusal): Response {
-  if (code === undefined && status >= 500) {
-    throw isTimeout(status)
-      ? new RingletError('deadline_exceeded', 'the node took longer than its connection lasts; stream long answers')
-      : new RingletError('node_unreachable', 'no node could be reached', { retryAfterSeconds: RETRY_AFTER_SECONDS })
+  if (code === 'foreign' || code?.startsWith('ticket_')) {
+    throw innerRefusal(status)
   }
   const kept = new Headers({ 'content-type': headers.get('content-type') ?? 'application/json' })
   const retryAfter = headers.get('retry-after')
@@ -114,6 +112,16 @@ function refusalResponse({ status, headers, body, code }: Refusal): Response {
     kept.set('retry-after', retryAfter)
   }
   return new Response(body, { status, headers: kept })
+}
+
+/** Of something in between, or about the edge's own ticket: no client can do anything about it. */
+function innerRefusal(status: number): RingletError {
+  if (isTimeout(status)) {
+    return new RingletError('deadline_exceeded', 'the node took longer than its connection lasts; stream long answers')
+  }
+  return status === 413
+    ? new RingletError('body_too_large', 'a proxy before the node takes no body of this size')
+    : new RingletError('node_unreachable', 'no node could be reached', { retryAfterSeconds: RETRY_AFTER_SECONDS })
 }
 
 function usageOf({ route, response }: Connection): Omit<ForwardUsage, 'outcome'> {

@@ -50,7 +50,7 @@ export async function reachNode(
     deps.log('node_passed_over', {
       requestId: request.requestId,
       nodeId: route.node.nodeId,
-      code: outcome.kind === 'refused' ? (outcome.refusal.code ?? outcome.refusal.status) : 'node_unreachable',
+      code: outcome.kind === 'refused' ? codeOf(outcome.refusal) : 'node_unreachable',
     })
     // A node's own words about being full say more than that another could not be reached.
     last = outcome.kind === 'unreachable' && last !== undefined ? last : outcome
@@ -65,4 +65,8 @@ export async function reachNode(
       ? new RingletError('no_node', 'no node is in the fleet', extras)
       : new RingletError('node_unreachable', 'no node could be reached', extras)
   return { kind: 'nobody', error }
+}
+
+function codeOf({ code, status }: Refusal): string | number {
+  return code === undefined || code === 'foreign' ? status : code
 }

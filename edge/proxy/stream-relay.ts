@@ -229,12 +229,14 @@ async function readEvents({ reader, framer }: Upstream): Promise<Uint8Array[] | 
     if (!done) {
       return framer.push(value)
     }
-    const rest = framer.ended() ? framer.rest() : []
-    return rest.length > 0 ? rest : 'closed'
   } catch {
-    // Whatever broke the read, the answer is the same: another node goes on.
-    return 'broken'
+    // Whatever broke the read, the answer is the same: another node goes on, unless the end has come already.
+    if (!framer.ended()) {
+      return 'broken'
+    }
   }
+  const rest = framer.ended() ? framer.rest() : []
+  return rest.length > 0 ? rest : 'closed'
 }
 
 function lost(why: string): RingletError {
@@ -252,14 +254,14 @@ class RefusedError extends Error {
 }
 
 function toEvent(error: unknown, request: ForwardRequest): Uint8Array {
-  if (error instanceof RefusedError && error.refusal.code !== undefined) {
+  if (error instanceof RefusedError && error.refusal.code !== 'foreign') {
     return dataEvent(JSON.stringify(JSON.parse(error.refusal.body)))
   }
   return errorEvent(error instanceof RingletError ? error : lost('it could not be continued'), request.errorStyle)
 }
 
 function outcomeOf(error: unknown): string {
-  if (error instanceof RefusedError) {
+  if (error instanceof RefusedError && error.refusal.code !== 'foreign') {
     return error.refusal.code ?? 'stream_broken'
   }
   return error instanceof RingletError ? error.code : 'stream_broken'

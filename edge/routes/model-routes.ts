@@ -4,14 +4,18 @@ import { Hono } from 'hono'
 import { type AdapterRef, type AdapterSelection, formatAdapterRef, selectionRefs } from '../../shared/adapter-ref.ts'
 import type { ModelCard } from '../../shared/api/openai-reply.ts'
 import type { AliasView } from '../../shared/edge-api.ts'
+import { RingletError } from '../../shared/errors.ts'
 import { mayUseBase, scopeRefusal } from '../adapters/adapter-scope.ts'
 import { authorizeSelection } from '../adapters/home-check.ts'
-import { adapterNotFound } from '../adapters/resolve-selection.ts'
+import { adapterNotFound, checksCallers } from '../adapters/resolve-selection.ts'
 import { callNode } from '../admin/node-call.ts'
 import type { AppContext, AppEnv } from '../app-types.ts'
 import { residentDigests } from '../fleet/fleet-client.ts'
 import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
-import { forwardDeps, resolve } from './serve.ts'
+import { adapterTokenOf, forwardDeps, resolve } from './serve.ts'
+
+/** Of one list, at most so many adapters are asked about at their homes; a Worker's requests are counted. */
+const MAX_ASKED = 100
 
 export function modelRoutes(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
@@ -23,7 +27,7 @@ export function modelRoutes(): Hono<AppEnv> {
       (alias) => scopeRefusal(toRef(alias), scopes) === undefined,
     )
     const refs = aliases.map(toRef)
-    const digests = await residentDigests(c.env.registry, refs.map(formatAdapterRef))
+    const digests = await digestsFor(c, refs)
     const adapters = aliases.map(({ alias, updatedAt }, i) => ({
       ...adapterCard(alias, refs[i]!, Date.parse(updatedAt), snapshot),
       digest: digests[i] ?? null,
@@ -32,6 +36,38 @@ export function modelRoutes(): Hono<AppEnv> {
   })
   app.get('/v1/models/:model{.+}', async (c) => c.json(await findModel(c, c.req.param('model'))))
   return app
+}
+
+/** What nodes hold of an adapter, and that they hold it, is told to those alone who may read it at its home now. */
+async function digestsFor(c: AppContext, refs: readonly AdapterRef[]): Promise<(string | undefined)[]> {
+  const token = adapterTokenOf(c)
+  const digests = await residentDigests(c.env.registry, refs.map(formatAdapterRef))
+  let asked = 0
+  return Promise.all(
+    refs.map(async (ref, i) => {
+      if (digests[i] === undefined || !checksCallers(ref)) {
+        return digests[i]
+      }
+      if (!nameIsUnique(ref) || asked >= MAX_ASKED) {
+        return undefined
+      }
+      asked += 1
+      const tokens = token === undefined ? {} : { [formatAdapterRef(ref)]: token }
+      const verdict = await authorizeSelection({ kind: 'single', ref }, tokens, c.env.homes).catch(unreachableHome)
+      return verdict?.kind === 'allowed' ? digests[i] : undefined
+    }),
+  )
+}
+
+function unreachableHome(error: unknown): undefined {
+  if (!(error instanceof RingletError)) {
+    throw error
+  }
+}
+
+/** A repository of Predibase belongs to an account: under one name nodes may hold several adapters, and the token says which. */
+function nameIsUnique({ source }: AdapterRef): boolean {
+  return source !== 'pbase'
 }
 
 /** Like a request for this model: the same scopes, the same question to its home, the same 404. */
@@ -47,7 +83,7 @@ async function findModel(c: AppContext, model: string): Promise<ModelCard> {
     throw adapterNotFound(model, 'openai', 'model')
   }
   const exact = { kind: 'single', ref } as const
-  const [held] = await residentDigests(c.env.registry, [formatAdapterRef(ref)])
+  const [held] = nameIsUnique(ref) ? await residentDigests(c.env.registry, [formatAdapterRef(ref)]) : []
   const { placementKey, adapterTokens } = resolved
   const digest = held ?? (await digestOf(c, { model, selection: exact, placementKey, adapterTokens }, snapshot))
   const alias = (await c.env.aliases.listRecent()).find((one) => one.alias === model)
@@ -80,11 +116,13 @@ async function digestOf(c: AppContext, asked: Asked, snapshot: FleetSnapshot): P
   const spelling = formatAdapterRef(asked.selection.ref)
   let missing = false
   try {
-    const reply = await callNode(c, node, control)
-    const { adapters } = await reply.json<{ adapters: { refs: string[]; digest: string }[] }>()
-    const known = adapters.find(({ refs }) => refs.includes(spelling))?.digest
-    if (known !== undefined || !onlyNodesSee(asked.selection.ref, c)) {
-      return known
+    if (nameIsUnique(asked.selection.ref)) {
+      const reply = await callNode(c, node, control)
+      const { adapters } = await reply.json<{ adapters: { refs: string[]; digest: string }[] }>()
+      const known = adapters.find(({ refs }) => refs.includes(spelling))?.digest
+      if (known !== undefined || !onlyNodesSee(asked.selection.ref, c)) {
+        return known
+      }
     }
     const { selection, adapterTokens } = asked
     const look = { ...control, method: 'POST', path: '/adapters/prefetch', action: 'prefetch' } as const

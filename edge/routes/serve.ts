@@ -9,7 +9,12 @@ import type { AdapterFields } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { TicketAction } from '../../shared/ticket.ts'
 import { authorizeSelection } from '../adapters/home-check.ts'
-import { adapterNotFound, type ResolvedSelection, resolveSelection } from '../adapters/resolve-selection.ts'
+import {
+  adapterNotFound,
+  checksCallers,
+  type ResolvedSelection,
+  resolveSelection,
+} from '../adapters/resolve-selection.ts'
 import type { AppContext, RequestVariables } from '../app-types.ts'
 import { watchRequest } from '../auth/request-watch.ts'
 import { timed } from '../doors/server-timing.ts'
@@ -35,7 +40,17 @@ export interface ServeRequest {
   size: (maxPositions: number) => AdmissionAsk
 }
 
-export async function serve(c: AppContext, request: ServeRequest): Promise<Response> {
+export function serve(c: AppContext, request: ServeRequest): Promise<Response> {
+  const answer = admitAndSend(c, request)
+  // Cloudflare stops the code of a client that left; what the request holds of its tenant's limits would stay held.
+  const settled = answer.then(noop, noop)
+  c.executionCtx.waitUntil(settled)
+  return answer
+}
+
+function noop(): void {}
+
+async function admitAndSend(c: AppContext, request: ServeRequest): Promise<Response> {
   const services = c.env
   const startedAt = services.now()
   const tenant = c.get('tenant')
@@ -82,18 +97,24 @@ function continentOf(request: Request): string | undefined {
 
 export function resolve(c: AppContext, fields: AdapterFields, snapshot: FleetSnapshot): Promise<ResolvedSelection> {
   const { config, aliases } = c.env
-  const headerToken = c.req.header('x-adapter-token')
-  if (headerToken !== undefined && !tokenSchema.safeParse(headerToken).success) {
-    throw new RingletError('field_invalid', 'x-adapter-token is no token', { param: 'x-adapter-token' })
-  }
+  const headerToken = adapterTokenOf(c)
   return resolveSelection(fields, {
     api: c.get('errorStyle'),
     baseModels: snapshot.baseModels,
     scopes: c.get('tenant').scopes,
     defaultSource: config.RINGLET_DEFAULT_SOURCE,
-    resolveAlias: aliases.resolve,
+    resolveAlias: (alias) => aliases.resolve(alias, (work) => c.executionCtx.waitUntil(work)),
     headerToken,
   })
+}
+
+/** The caller's own, for the adapters' homes; an empty one is none. */
+export function adapterTokenOf(c: AppContext): string | undefined {
+  const token = c.req.header('x-adapter-token') || undefined
+  if (!tokenSchema.optional().safeParse(token).success) {
+    throw new RingletError('field_invalid', 'x-adapter-token is no token', { param: 'x-adapter-token' })
+  }
+  return token
 }
 
 /** The home answers while the likely node already loads. */
@@ -123,7 +144,7 @@ async function hintOf(c: AppContext, resolved: ResolvedSelection): Promise<Prefe
 }
 
 function asksHomes(selection: AdapterSelection): boolean {
-  return selectionRefs(selection).some((ref) => ref.source === 'hub' || ref.source === 'pbase')
+  return selectionRefs(selection).some(checksCallers)
 }
 
 interface SendPlan {

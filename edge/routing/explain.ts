@@ -2,17 +2,18 @@
 
 import { type AdapterSelection, selectionKey } from '../../shared/adapter-ref.ts'
 import type { AdapterTier } from '../../shared/fleet.ts'
-import type { FleetSnapshot } from '../fleet/fleet-snapshot.ts'
+import type { FleetNode, FleetSnapshot } from '../fleet/fleet-snapshot.ts'
 import { loadLimit } from './bounded-load.ts'
 import { keyHash, residentHash } from './hash.ts'
 import type { PlacementReason } from './place.ts'
+import { type RegionRing, regionOf } from './regions.ts'
 import { claim, rankOwners } from './ring.ts'
 import type { Router } from './router.ts'
 
 export interface ExplainedNode {
   nodeId: string
   region: string
-  /** 1 is the first owner; absent while it drains. */
+  /** 1 is the first owner; absent while it drains, and outside the region where the choice was made. */
   rank?: number
   claim: number
   /** `none`: the node would have to fetch it. */
@@ -32,8 +33,10 @@ export interface PlacementExplanation {
   owners: number
   /** The adapter's part of this isolate's recent requests. */
   trafficShare: number
+  /** The choice was made among this region's nodes alone; null: in the whole ring. */
+  region: string | null
   chosen?: { nodeId: string; reason: PlacementReason; prefetchOn?: string }
-  /** In the order of their claims; draining ones last. */
+  /** In the order of their claims; draining ones last, those of other regions behind them. */
   nodes: ExplainedNode[]
   /** Alive but not in the ring: of another base, or come and gone too often. */
   outsideRing: { nodeId: string; reason: 'base_differs' | 'damped' }[]
@@ -54,35 +57,21 @@ export function explainPlacement(query: ExplainQuery): PlacementExplanation {
   const { selection, placementKey, routingSecret, region, snapshot, router } = query
   const { ring } = snapshot
   const key = keyHash(placementKey, routingSecret)
-  const resident = residentHash(selectionKey(selection))
   const owners = router.hot.owners(key)
   const loads = router.loads(snapshot)
-  const total = loads.reduce((sum, load) => sum + load, 0)
   const placement = router.preview({ selection, placementKey, routingSecret, region }, snapshot)
-  const ranked = rankOwners(ring, key, ring.nodes.length)
-  const draining = ring.nodes.flatMap((node, index) => (node.draining ? [index] : []))
-  const nodes = [...ranked, ...draining].map((index, position): ExplainedNode => {
-    const node = ring.nodes[index]!
-    const limit = loadLimit(ring.weights[index]!, ring.totalWeight, total, router.bound)
-    return {
-      nodeId: node.nodeId,
-      region: node.region,
-      ...(node.draining ? {} : { rank: position + 1 }),
-      claim: claim(ring, index, key),
-      tier: node.resident.tierOf(resident) ?? 'none',
-      inFlight: loads[index]!,
-      limit,
-      withinBound: loads[index]! < limit,
-      draining: node.draining,
-      suspect: router.isSuspect(node),
-    }
-  })
+  const whole = explainRing({ ring, indices: ring.nodes.map((_, index) => index) }, loads, query)
+  const near = placement?.isNear === true ? snapshot.regions.get(regionOf(region ?? '')) : undefined
+  const nodes = near === undefined ? whole : explainRing(near, loads, query)
+  const shown = new Set(nodes.map(({ nodeId }) => nodeId))
+  const elsewhere = whole.filter(({ nodeId }) => !shown.has(nodeId)).map(({ rank: _, ...node }) => node)
   const inRing = new Set(ring.nodes)
   return {
     placementKey,
     selectionKey: selectionKey(selection),
     owners,
     trafficShare: router.hot.share(key),
+    region: near === undefined ? null : regionOf(region ?? ''),
     ...(placement === undefined
       ? {}
       : {
@@ -92,10 +81,41 @@ export function explainPlacement(query: ExplainQuery): PlacementExplanation {
             ...(placement.prefetch === undefined ? {} : { prefetchOn: ring.nodes[placement.prefetch]!.nodeId }),
           },
         }),
-    nodes,
+    nodes: [...nodes, ...elsewhere],
     outsideRing: snapshot.nodes
       .filter((node) => !inRing.has(node))
       .map((node) => ({ nodeId: node.nodeId, reason: node.damped ? 'damped' : 'base_differs' })),
     snapshotTakenAt: snapshot.takenAt,
   }
+}
+
+/** Claims and bounds as they are among these nodes; `loads` by the index in the whole ring. */
+function explainRing(
+  { ring, indices }: RegionRing<FleetNode>,
+  loads: Float64Array,
+  query: ExplainQuery,
+): ExplainedNode[] {
+  const { selection, placementKey, routingSecret, router } = query
+  const key = keyHash(placementKey, routingSecret)
+  const resident = residentHash(selectionKey(selection))
+  const total = indices.reduce((sum, index) => sum + loads[index]!, 0)
+  const ranked = rankOwners(ring, key, ring.nodes.length)
+  const draining = ring.nodes.flatMap((node, index) => (node.draining ? [index] : []))
+  return [...ranked, ...draining].map((index, position): ExplainedNode => {
+    const node = ring.nodes[index]!
+    const inFlight = loads[indices[index]!]!
+    const limit = loadLimit(ring.weights[index]!, ring.totalWeight, total, router.bound)
+    return {
+      nodeId: node.nodeId,
+      region: node.region,
+      ...(node.draining ? {} : { rank: position + 1 }),
+      claim: claim(ring, index, key),
+      tier: node.resident.tierOf(resident) ?? 'none',
+      inFlight,
+      limit,
+      withinBound: inFlight < limit,
+      draining: node.draining,
+      suspect: router.isSuspect(node),
+    }
+  })
 }

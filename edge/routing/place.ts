@@ -103,9 +103,10 @@ function scan(query: PlacementQuery): Candidates {
   for (let index = 0; index < loads.length; index++) {
     total += loads[index]!
   }
+  const isUntried = tried.size === 0 ? () => true : (index: number) => !tried.has(index)
   const isWithin = (index: number) =>
-    !tried.has(index) &&
-    !ring.nodes[index]!.draining &&
+    isUntried(index) &&
+    ring.draining[index] === 0 &&
     loads[index]! < loadLimit(ring.weights[index]!, ring.totalWeight, total, bound)
 
   const found: Candidates = {
@@ -119,8 +120,8 @@ function scan(query: PlacementQuery): Candidates {
   let diskClaim = -1
   let withinClaim = -1
   for (let index = 0; index < ring.nodes.length; index++) {
-    if (ring.nodes[index]!.draining) {
-      if (!tried.has(index) && holdsInMemory(query, index)) {
+    if (ring.draining[index] === 1) {
+      if (isUntried(index) && holdsInMemory(query, index)) {
         found.drainingHolder = index
       }
       continue

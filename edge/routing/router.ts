@@ -40,7 +40,7 @@ export interface Router {
   /** Routes the rest of a stream: only to nodes with the same base, if possible in the same number format. */
   reopen: (query: RouteQuery, like: Pick<FleetNode, 'baseDigest' | 'dtype'>) => RoutePicker
   /** Where a request would go now, as an index of the ring; nothing is counted. */
-  preview: (query: RouteQuery, snapshot: FleetSnapshot) => Placement | undefined
+  preview: (query: RouteQuery, snapshot: FleetSnapshot) => RoutedPlacement | undefined
   /** In flight now on each node of the ring: as reported, and what this isolate has begun and ended since. */
   loads: (snapshot: FleetSnapshot) => Float64Array
   /** A node says with each reply how many requests it has, this one included: newer than what the registry passes on. */
@@ -48,6 +48,11 @@ export interface Router {
   /** The node did not answer: others come first until it has sent a heartbeat again. */
   suspect: (nodeId: string) => void
   isSuspect: (node: FleetNode) => boolean
+}
+
+export interface RoutedPlacement extends Placement {
+  /** Decided among the nodes of the client's region alone. */
+  isNear: boolean
 }
 
 export interface RouterOptions {
@@ -113,7 +118,8 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   }
 
   const isSuspect = (node: FleetNode): boolean => {
-    const failure = failures.get(node.nodeId)
+    // Asked of every node at every decision.
+    const failure = failures.size === 0 ? undefined : failures.get(node.nodeId)
     if (failure === undefined) {
       return false
     }
@@ -156,7 +162,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     snapshot: FleetSnapshot,
     owners: number,
     skipped: (node: FleetNode) => boolean,
-  ): Placement | undefined => {
+  ): RoutedPlacement | undefined => {
     const near = nearOf(query, snapshot)
     if (near === undefined) {
       return undefined
@@ -168,7 +174,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
       return undefined
     }
     const prefetch = placement.prefetch === undefined ? undefined : near.indices[placement.prefetch]
-    return { ...placement, index: near.indices[placement.index]!, prefetch }
+    return { ...placement, index: near.indices[placement.index]!, prefetch, isNear: true }
   }
 
   /** `never` nodes are not taken, `later` ones only when no other is left: then those first that failed longest ago. */
@@ -178,16 +184,21 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
     owners: number,
     never: (node: FleetNode) => boolean,
     later: (node: FleetNode) => boolean,
-  ): Placement | undefined => {
+  ): RoutedPlacement | undefined => {
     const skipped = (node: FleetNode) => never(node) || later(node)
-    const whole = { ring: snapshot.ring, loads: loads(snapshot) }
-    const placement = placeNear(query, snapshot, owners, skipped) ?? placeAmong(whole, query, owners, skipped)
-    if (placement !== undefined) {
-      return placement
+    const near = placeNear(query, snapshot, owners, skipped)
+    if (near !== undefined) {
+      return near
     }
-    const left = snapshot.ring.nodes.filter((node) => !never(node))
-    const oldest = Math.min(...left.map(lastFailure))
-    return placeAmong(whole, query, owners, (node) => never(node) || lastFailure(node) > oldest)
+    const whole = { ring: snapshot.ring, loads: loads(snapshot) }
+    const placement = placeAmong(whole, query, owners, skipped) ?? placeAmong(whole, query, owners, failedLater())
+    return placement === undefined ? undefined : { ...placement, isNear: false }
+
+    function failedLater(): (node: FleetNode) => boolean {
+      const left = snapshot.ring.nodes.filter((node) => !never(node))
+      const oldest = Math.min(...left.map(lastFailure))
+      return (node) => never(node) || lastFailure(node) > oldest
+    }
   }
 
   const picker = (
@@ -198,7 +209,7 @@ export function createRouter({ now, bound = DEFAULT_LOAD_BOUND }: RouterOptions)
   ): RoutePicker => {
     const tried = new Set<string>()
     return (snapshot) => {
-      const never = (node: FleetNode) => tried.has(node.nodeId) || excluded(node)
+      const never = (node: FleetNode) => (tried.size > 0 && tried.has(node.nodeId)) || excluded(node)
       const placement = choose(query, snapshot, owners, never, later)
       if (placement === undefined) {
         return undefined

@@ -3,6 +3,7 @@
 import type { Limits } from '../../shared/edge-api.ts'
 import { RingletError } from '../../shared/errors.ts'
 import type { EdgeServices } from '../app-types.ts'
+import { endsBehindRenewals } from './lease-order.ts'
 import type { AdmissionAsk, LimitVerdict } from './limit-policy.ts'
 import type { TokenRecord } from './tenant-store.ts'
 import type { UsageReport } from './usage-table.ts'
@@ -60,8 +61,7 @@ async function admitCounted(tenant: TokenRecord, ask: AdmissionAsk, services: Ed
     const { code, message, retryAfterSeconds } = verdict
     throw new RingletError(code, message, { retryAfterSeconds })
   }
-  return {
-    maxNewTokens: verdict.maxNewTokens,
+  const lease = endsBehindRenewals<UsageReport | undefined>({
     renew: async () => {
       await services.counters(tenantId).renew(leaseId, verdict.reservation)
     },
@@ -73,7 +73,8 @@ async function admitCounted(tenant: TokenRecord, ask: AdmissionAsk, services: Ed
         services.log('usage_unconfirmed', { tenant: tenantId, leaseId, ...used })
       }
     },
-  }
+  })
+  return { ...lease, maxNewTokens: verdict.maxNewTokens }
 }
 
 /** A Durable Object that moves or restarts says so; the lease has one id, so that asking again holds one place. */

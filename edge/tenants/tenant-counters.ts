@@ -21,7 +21,7 @@ import { addToMinute, type SlidingMinute } from './sliding-minute.ts'
 import { addUsage, createUsageTable, type UsageEntry, type UsageReport } from './usage-table.ts'
 
 /** How long usage may wait for company before it is written. */
-const WRITE_DELAY_MS = 200
+const WRITE_DELAY_MS = 500
 /** Key of the minute counters in the object's storage; they outlive an idle object's eviction. */
 const MINUTES_KEY = 'minutes'
 

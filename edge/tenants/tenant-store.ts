@@ -109,13 +109,13 @@ export function createTenantStore(db: D1Database, now: () => number) {
     return { ...toTenant(row), token: issued }
   }
 
-  async function list(after: string): Promise<Page<TenantView>> {
+  async function list(after: string, size = PAGE_SIZE): Promise<Page<TenantView>> {
     const { results } = await db
       .prepare('SELECT * FROM tenants WHERE name > ? ORDER BY name LIMIT ?')
-      .bind(after, PAGE_SIZE + 1)
+      .bind(after, size + 1)
       .all<TenantRow>()
-    const items = results.slice(0, PAGE_SIZE).map(toTenant)
-    return { items, next: results.length > PAGE_SIZE ? (items.at(-1)?.name ?? null) : null }
+    const items = results.slice(0, size).map(toTenant)
+    return { items, next: results.length > size ? (items.at(-1)?.name ?? null) : null }
   }
 
   /** By id or by name. */

@@ -1,12 +1,12 @@
 /**
- * Usage on its way to the tenants' counters, gathered per isolate: one call a tenant each quarter of a second instead of one
+ * Usage on its way to the tenants' counters, gathered per isolate: one call a tenant each second instead of one
  * a request. Holds plain numbers alone, because no request may wait for another's I/O; one of them carries all.
  */
 
 import { addUsage, type UsageReport } from './usage-table.ts'
 
-/** How long usage waits for company. */
-const GATHER_MS = 250
+/** How long usage waits for company. Each delivery is a write, and on one machine the disk's answer holds up all requests for it. */
+const GATHER_MS = 1_000
 /** A carrier that has not delivered by then was cancelled; the next request takes over. */
 const CARRIER_LOST_MS = 5_000
 

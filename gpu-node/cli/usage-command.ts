@@ -1,6 +1,7 @@
 /** `ringlet usage`: who used how much of which adapter, by day. */
 
-import type { UsageRow } from '../../shared/edge-api.ts'
+import type { UsagePage, UsageRow } from '../../shared/edge-api.ts'
+import { usageCsv } from '../../shared/usage-csv.ts'
 import { adminCommand } from './edge-access.ts'
 import { printTable } from './print-table.ts'
 
@@ -14,18 +15,24 @@ export const usageCommand = adminCommand({
     csv: { type: 'boolean', description: 'print CSV' },
   },
   async run(args, admin) {
-    const query = new URLSearchParams({ format: args.csv ? 'csv' : 'json' })
+    const query = new URLSearchParams()
     for (const name of ['tenant', 'from', 'to'] as const) {
       const value = args[name]
       if (value !== undefined) {
         query.set(name, value)
       }
     }
+    const items: UsageRow[] = []
+    for (let after: string | null = ''; after !== null; ) {
+      query.set('after', after)
+      const page: UsagePage = await admin.call('GET', `/usage?${query}`)
+      items.push(...page.items)
+      after = page.next
+    }
     if (args.csv) {
-      process.stdout.write(await admin.call<string>('GET', `/usage?${query}`))
+      process.stdout.write(usageCsv(items))
       return
     }
-    const { items } = await admin.call<{ items: UsageRow[] }>('GET', `/usage?${query}`)
     if (args.json) {
       console.log(JSON.stringify(items, null, 2))
       return

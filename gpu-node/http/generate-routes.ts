@@ -15,7 +15,7 @@ import { toLoraxReply } from './lorax-reply.ts'
 import { writeLoraxStream } from './lorax-stream.ts'
 import type { NodeContext } from './node-context.ts'
 import { toChatCompletion, toCompletion, usageOf } from './openai-reply.ts'
-import { writeOpenAiStream } from './openai-stream.ts'
+import { type DeliveredTokens, writeOpenAiStream } from './openai-stream.ts'
 import type { PromptField } from './prepare-prompt.ts'
 import { createProgressRelay } from './progress-relay.ts'
 import { readJsonBody } from './read-body.ts'
@@ -151,7 +151,8 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
   const wantsProgress = c.req.header(PROGRESS_HEADER) !== undefined
   const opened = wantsProgress ? undefined : await firstOf(starting, context.limits.heartbeatMs)
   const tag = nodeTag(context.identity.nodeId)
-  const deliveredCount = (choice: number): number => delivered[String(choice)]?.length ?? 0
+  const deliveredTokens = (choice: number): readonly number[] => delivered[String(choice)] ?? []
+  const deliveredCount = (choice: number): number => deliveredTokens(choice).length
   return eventStream(c, {
     headers: {
       ...adapterHeaders(context, ticket.adapter, opened),
@@ -178,7 +179,7 @@ async function replyStream(c: Context, job: StreamJob, context: NodeContext): Pr
         await writer.started(generation.adapter?.digest, usageOf(generation).prompt_tokens)
       }
       const position = createStreamPosition(tag, deliveredCount)
-      await writeEvents(context, job, generation, position, deliveredCount, writer)
+      await writeEvents(context, job, generation, position, deliveredTokens, writer)
     },
   })
 }
@@ -188,12 +189,12 @@ function writeEvents(
   { parsed, ticket }: Job,
   generation: Generation,
   position: ReturnType<typeof createStreamPosition>,
-  deliveredCount: (choice: number) => number,
+  delivered: DeliveredTokens,
   writer: EventWriter,
 ): Promise<void> {
   const { tokenizer, identity } = context
   return parsed.api === 'openai'
-    ? writeOpenAiStream({ tokenizer, parsed, ticket, identity }, generation, position, deliveredCount, writer)
+    ? writeOpenAiStream({ tokenizer, parsed, ticket, identity }, generation, position, delivered, writer)
     : writeLoraxStream({ ...parsed, tokenizer }, generation, position, writer)
 }
 

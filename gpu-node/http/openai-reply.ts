@@ -148,9 +148,12 @@ function toTopLogprobs(tokenizer: Tokenizer, token: LoggedToken): Record<string,
   )
 }
 
-/** Offsets run on from call to call, so that a stream's chunks continue each other. */
-export function createCompletionLogprobs(shape: OpenAiShape): (tokens: readonly LoggedToken[]) => CompletionLogprobs {
-  let offset = 0
+/** Offsets run on from call to call, so that a stream's chunks continue each other; `before`: tokens that were told elsewhere. */
+export function createCompletionLogprobs(
+  shape: OpenAiShape,
+  before: readonly number[] = [],
+): (tokens: readonly LoggedToken[]) => CompletionLogprobs {
+  let offset = before.reduce((sum, tokenId) => sum + singleTokenText(shape.tokenizer, tokenId).length, 0)
   const wantsTop = shape.parsed.request.alternatives > 0
   return (tokens) => {
     const logprobs: CompletionLogprobs = {

@@ -1,8 +1,11 @@
-/** OpenAI's streams: chunks by choice, usage if asked for, `[DONE]` after success. */
+/**
+ * OpenAI's streams: chunks by choice, usage if asked for, `[DONE]` after success. Another node may have to go on behind any event,
+ * so a choice's end is told once: in one piece with its last token, or with the end of the stream.
+ */
 
 import type { ChatChunk, ChatDelta, CompletionChunk } from '../../shared/api/openai-reply.ts'
 import { type ToolDelta, toolCallId, toToolDelta } from '../tools/tool-reply.ts'
-import { type Choice, type ChoiceFinish, type ChoiceToken, contentTokens } from './choice.ts'
+import { type Choice, type ChoiceEvent, type ChoiceFinish, type ChoiceToken, contentTokens } from './choice.ts'
 import { echoParts } from './echo-parts.ts'
 import type { EventWriter } from './event-stream.ts'
 import type { Generation } from './generation.ts'
@@ -37,39 +40,56 @@ export async function writeOpenAiStream(
   shape: OpenAiShape,
   generation: Generation,
   position: StreamPosition,
-  deliveredCount: (choice: number) => number,
+  delivered: DeliveredTokens,
   writer: EventWriter,
 ): Promise<void> {
   const route = shape.parsed.route
-  const chunks = (route === '/v1/chat/completions' ? chatChunks : completionChunks)(shape, generation, deliveredCount)
+  const chunks = (route === '/v1/chat/completions' ? chatChunks : completionChunks)(shape, generation, delivered)
   /** Tokens of a choice whose text is still held back: half a character, or what may begin a stop string. */
   const pending = generation.choices.map((): ChoiceToken[] => [])
-  const send = async (choice: number, text: string, finish: ChoiceFinish | undefined): Promise<void> => {
+  /** `goesOn`: the next chunk of the choice follows at once, and carries the id of both. */
+  const send = async (
+    choice: number,
+    text: string,
+    finish: ChoiceFinish | undefined,
+    goesOn: boolean,
+  ): Promise<void> => {
     for (const part of chunks.opening(choice)) {
       await writer.send(JSON.stringify(part))
     }
     const chunk = chunks.chunk(choice, text, pending[choice] ?? [], finish)
     if (chunk !== undefined) {
       pending[choice] = []
-      await writer.send(JSON.stringify(chunk), position.take(choice))
+      await writer.send(JSON.stringify(chunk), goesOn ? undefined : position.take(choice))
     }
   }
+  const sendEnd = async ({ choice, tail, finish }: ChoiceEnd): Promise<void> => {
+    pending[choice] = chunks.listed(pending[choice] ?? [], finish)
+    if (tail !== '') {
+      await send(choice, tail, undefined, true)
+    }
+    await send(choice, '', finish, false)
+  }
+  /** Ends that came behind the last token's event (a grammar's): they have no id, so nothing with an id may follow them. */
+  const late: ChoiceEnd[] = []
   for await (const events of generation.events) {
-    for (const event of events) {
+    for (const [i, event] of events.entries()) {
       if (event.kind === 'token') {
         pending[event.choice]?.push(event.token)
         position.add(event.choice, event.token.tokenId)
         if (event.token.text !== '') {
-          await send(event.choice, event.token.text, undefined)
+          const next = events[i + 1]
+          await send(event.choice, event.token.text, undefined, next?.kind === 'end' && next.choice === event.choice)
         }
+      } else if (position.waits(event.choice)) {
+        await sendEnd(event)
       } else {
-        pending[event.choice] = chunks.listed(pending[event.choice] ?? [], event.finish)
-        if (event.tail !== '') {
-          await send(event.choice, event.tail, undefined)
-        }
-        await send(event.choice, '', event.finish)
+        late.push(event)
       }
     }
+  }
+  for (const end of late) {
+    await sendEnd(end)
   }
   if (shape.parsed.reply.includeUsage) {
     await writer.send(JSON.stringify(chunks.usageChunk()))
@@ -77,15 +97,20 @@ export async function writeOpenAiStream(
   await writer.send('[DONE]')
 }
 
-function chatChunks(
-  shape: OpenAiShape,
-  generation: Generation,
-  deliveredCount: (choice: number) => number,
-): ChunkShape {
+type ChoiceEnd = Extract<ChoiceEvent, { kind: 'end' }>
+
+/** Of each choice, what the client has of another node. */
+export type DeliveredTokens = (choice: number) => readonly number[]
+
+function openedChoices(generation: Generation, delivered: DeliveredTokens): Set<number> {
+  return new Set(generation.choices.map(({ index }) => index).filter((index) => delivered(index).length > 0))
+}
+
+function chatChunks(shape: OpenAiShape, generation: Generation, delivered: DeliveredTokens): ChunkShape {
   const head = { ...envelope(shape, 'chatcmpl'), object: 'chat.completion.chunk' as const }
   const usage = shape.parsed.reply.includeUsage ? { usage: null } : {}
   // The role opens a choice in its first chunk with tokens, so that a continuation knows by them whether it was sent.
-  const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
+  const opened = openedChoices(generation, delivered)
   const tools = generation.choices.map((choice) => createToolDeltas(shape, generation, choice))
   return {
     opening: () => [],
@@ -124,6 +149,10 @@ function chatChunks(
   }
 }
 
+function echoedTokens({ parsed: { request } }: OpenAiShape, { prompts }: Generation, choice: number): Iterable<number> {
+  return (request.echoPrompt ? prompts[Math.floor(choice / request.bestOf)]?.tokens : undefined) ?? []
+}
+
 /** A choice's text as content and tool calls; a continuation's parser has read what the client has. */
 function createToolDeltas(shape: OpenAiShape, generation: Generation, { index, replayedText }: Choice) {
   const parser = generation.createToolParser?.()
@@ -141,16 +170,17 @@ function createToolDeltas(shape: OpenAiShape, generation: Generation, { index, r
   }
 }
 
-function completionChunks(
-  shape: OpenAiShape,
-  generation: Generation,
-  deliveredCount: (choice: number) => number,
-): ChunkShape {
+function completionChunks(shape: OpenAiShape, generation: Generation, delivered: DeliveredTokens): ChunkShape {
   const { reply } = shape.parsed
   const head = { ...envelope(shape, 'cmpl'), object: 'text_completion' as const }
   const usage = reply.includeUsage ? { usage: null } : {}
-  const opened = new Set(generation.choices.map((choice) => choice.index).filter((index) => deliveredCount(index) > 0))
-  const logprobs = generation.choices.map(() => createCompletionLogprobs(shape))
+  const opened = openedChoices(generation, delivered)
+  const logprobs = generation.choices.map(({ index }) =>
+    createCompletionLogprobs(
+      shape,
+      opened.has(index) ? [...echoedTokens(shape, generation, index), ...delivered(index)] : [],
+    ),
+  )
   const echoes = generation.choices.map(({ index }) => echoParts(shape.parsed.request, generation, index))
   const chunkOf = (choice: number, text: string, tokens: LoggedToken[], finish: ChoiceFinish | undefined) => ({
     ...head,

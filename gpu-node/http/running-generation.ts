@@ -105,7 +105,10 @@ export class RunningGeneration implements Generation {
     const delivered = input.delivered[String(plan.sequence)] ?? []
     const complete = replayDelivered(choice, delivered, plan, input.request, context.eosTokens)
     if (complete !== undefined) {
-      this.#emit(choice.end(complete))
+      const end = choice.end(complete)
+      if (complete === 'length' && delivered.length > plan.prompt.maxNewTokens) {
+        this.#emit(end) // the limit is lower than when these tokens came
+      } // otherwise the client had it with its last token
       this.#sequenceEnded()
       return
     }

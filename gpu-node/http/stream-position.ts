@@ -3,6 +3,8 @@
 export interface StreamPosition {
   /** A token whose text goes out with the next event of its choice. */
   add(choice: number, tokenId: number): void
+  /** Are there tokens of this choice that no event has carried? */
+  waits(choice: number): boolean
   /** The id of an event of this choice; `undefined` when it carries no new token. */
   take(choice: number): string | undefined
 }
@@ -20,6 +22,7 @@ export function createStreamPosition(tag: string, delivered: (choice: number) =>
         ids.push(tokenId)
       }
     },
+    waits: (choice) => pending.has(choice),
     take: (choice) => {
       const ids = pending.get(choice)
       if (ids === undefined) {

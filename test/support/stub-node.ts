@@ -27,7 +27,7 @@ import { DELIVERED_HEADER, type Delivered, TICKET_HEADER, type Ticket, verifyTic
 export type StubBehaviour =
   | { kind: 'answer' }
   | { kind: 'refuse'; code: ErrorCode; retryAfter?: number }
-  /** Not a node's answer: what a tunnel says that lost its origin. */
+  /** Not a node's answer: a page of something in between, such as a tunnel that lost its origin. */
   | { kind: 'gateway_error'; status: number }
   /** Takes the request and says nothing. */
   | { kind: 'stall' }
@@ -155,7 +155,9 @@ export async function startStubNode(options: StubNodeOptions): Promise<StubNode>
       )
     }
     if (behaviour.kind === 'gateway_error') {
-      response.writeHead(behaviour.status, { 'content-type': 'text/html' }).end('<h1>origin lost</h1>')
+      response
+        .writeHead(behaviour.status, { 'content-type': 'text/html', location: '/login' })
+        .end('<h1>origin lost</h1>')
       return
     }
     if (behaviour.kind === 'stall') {
@@ -321,6 +323,10 @@ async function writeEvents(
     }
     response.write(event)
     written += 1
+  }
+  if (behaviour.kind === 'tear') {
+    response.write('', () => response.destroy())
+    return
   }
   response.end()
 }

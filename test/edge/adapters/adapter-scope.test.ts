@@ -65,6 +65,13 @@ describe('scopes', () => {
     expect(scopeRefusal(ref(name), scopesSchema.parse(given)) === undefined).toBe(allowed)
   })
 
+  test('a pattern with a source in front is for that source, also where another id looks like it', () => {
+    const scopes = scopesSchema.parse({ adapters: ['hub:acme/*'] })
+    expect(scopeRefusal({ source: 'local', id: 'hub:acme/x' }, scopes)).toBeDefined()
+    expect(scopeRefusal({ source: 'pbase', id: 'hub:acme/1' }, scopes)).toBeDefined()
+    expect(scopeRefusal({ source: 'hub', id: 'acme/x' }, scopes)).toBeUndefined()
+  })
+
   test.each(['local:team-a/../team-b', 'local:./x', 'local:a//b', 'local:a\\..\\b', 's3:bucket', 's3:b/../c'])(
     '%s is refused before any pattern is asked',
     (name) => {

@@ -106,6 +106,76 @@ describe('a private adapter of the hub', () => {
   })
 })
 
+test('a merge of two homes: each sees the tokens of its own parts alone', async () => {
+  hub.commit({ id: 'alice/half', tokens: ['a-token'], files: FILES })
+  predibase.versions.push({ repo: 'half', version: 1, status: 'completed', adapterPath: 'x', tokens: ['p-token'] })
+  const merge = (tokens: object) =>
+    world.post('/generate', token, {
+      inputs: 'x',
+      parameters: {
+        merged_adapters: { ids: ['alice/half', 'half/1'], sources: ['hub', 'pbase'], weights: [1, 1], ...tokens },
+      },
+    })
+  expect((await merge({ api_tokens: ['a-token', 'p-token'] })).status).toBe(200)
+  const asked = [hub.requests.length, predibase.requests.length]
+  // One token for both would show the hub's to Predibase, or the other way round.
+  const body = {
+    inputs: 'x',
+    parameters: { merged_adapters: { ids: ['alice/half', 'half/1'], sources: ['hub', 'pbase'], weights: [1, 1] } },
+  }
+  const shared = await world.post('/generate', token, body, { 'x-adapter-token': 'a-token' })
+  expect([shared.status, await shared.json()]).toMatchObject([422, { code: 'merge_invalid' }])
+  expect([hub.requests.length, predibase.requests.length]).toEqual(asked)
+  const own = await world.post('/generate', token, body, { 'x-adapter-token': '' })
+  expect(own.status).toBe(404)
+})
+
+describe('the list of models', () => {
+  test('tells what nodes hold of a private adapter to those alone who may read it', async () => {
+    const commit = hub.commit({ id: 'alice/listed', tokens: ['a-token'], files: FILES })
+    await world.admin('PUT', '/admin/aliases/listed', { source: 'hub', id: 'alice/listed' })
+    const digest = 'ab'.repeat(32)
+    const resident = { ref: `hub:alice/listed@${commit}`, digest, tier: 'engine' as const }
+    const digestFor = async (adapterToken?: string) => {
+      const headers = {
+        authorization: `Bearer ${token}`,
+        ...(adapterToken === undefined ? {} : { 'x-adapter-token': adapterToken }),
+      }
+      const reply = await fetch(`${world.url}/v1/models`, { headers })
+      const { data } = (await reply.json()) as { data: { id: string; digest: string | null }[] }
+      return data.find(({ id }) => id === 'listed')?.digest
+    }
+    await world.report(node, [resident])
+    expect(await digestFor()).toBeNull()
+    expect(await digestFor('b-token')).toBeNull()
+    expect(await digestFor('a-token')).toBe(digest)
+    hub.revoke('alice/listed', 'a-token')
+    expect(await digestFor('a-token')).toBeNull()
+  })
+
+  test('of Predibase tells none: one name means another adapter to another account', async () => {
+    predibase.versions.push({ repo: 'same', version: 1, status: 'completed', adapterPath: 'x', tokens: ['q-token'] })
+    await world.admin('PUT', '/admin/aliases/same', { source: 'pbase', id: 'same/1' })
+    // Of an account that is not the caller's.
+    await world.report(node, [{ ref: 'pbase:same/1', digest: 'cd'.repeat(32), tier: 'engine' }])
+    const headers = { authorization: `Bearer ${token}`, 'x-adapter-token': 'q-token' }
+    const listed = (await (await fetch(`${world.url}/v1/models`, { headers })).json()) as {
+      data: { id: string; digest: string | null }[]
+    }
+    expect(listed.data.find(({ id }) => id === 'same')?.digest).toBeNull()
+    const answer = node.answer
+    node.answer = ({ path, adapterTokens }, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' })
+      const known =
+        path === '/adapters' ? { adapters: [{ refs: ['pbase:same/1'], digest: 'cd'.repeat(32) }] } : undefined
+      response.end(JSON.stringify(known ?? { digest: `of ${adapterTokens['pbase:same/1']}` }))
+    }
+    const one = (await (await fetch(`${world.url}/v1/models/same`, { headers })).json()) as { digest: string | null }
+    node.answer = answer
+    expect(one.digest).toBe('of q-token')
+  })
+})
+
 describe('a gated adapter', () => {
   test('shows its name to all and answers those who may read its files', async () => {
     hub.commit({ id: 'alice/gated', gated: true, tokens: ['a-token'], files: FILES })

@@ -113,6 +113,23 @@ describe('ringlet alias, nodes and usage', () => {
     expect(await run(usageCommand, '--tenant', 'metered', '--csv')).toMatch(/^metered,base,\d{4}-\d\d-\d\d,1,3,2\r$/m)
   })
 
+  test('usage of more tenants than a page is one table all the same', async () => {
+    const insert = world.database.prepare(
+      "INSERT INTO tenants (id, name, scopes, limits, created_at) VALUES (?1, ?1, '{}', '{}', 0)",
+    )
+    const names = Array.from({ length: 101 }, (_, n) => `aa-${String(n).padStart(3, '0')}`)
+    await world.database.batch(names.map((name) => insert.bind(name)))
+    const { token } = await world.createTenant({ name: 'zz-last' })
+    await world.post('/generate', token.token, { inputs: 'x' })
+    await expect.poll(() => run(usageCommand, '--csv'), { timeout: 20_000 }).toMatch(/^zz-last,base,/m)
+    expect((await run(usageCommand, '--csv')).match(/^tenant,/gm)).toHaveLength(1)
+    const { body } = await world.admin<{ next: string }>('GET', '/admin/usage')
+    expect(body.next).toBe('aa-099')
+    const csv = await world.get('/admin/usage?format=csv', world.vars.RINGLET_ADMIN_TOKEN ?? '')
+    expect(csv.headers.get('link')).toMatch(/^<\/admin\/usage\?.*&after=aa-099>; rel="next"$/)
+    await csv.body?.cancel()
+  })
+
   test('without an edge they say how to name one', async () => {
     vi.stubEnv('RINGLET_EDGE_URL', undefined)
     await expect(run(nodesCommand, 'list', '--state', '/nonexistent')).rejects.toThrow('set RINGLET_EDGE_URL')

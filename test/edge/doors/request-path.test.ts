@@ -1,3 +1,4 @@
+import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { nodeTag } from '../../../shared/stream-resume.ts'
 import { type EdgeWorld, startEdgeWorld } from '../edge-world.ts'
@@ -161,6 +162,18 @@ describe('what does not resolve', () => {
     expect([openai.status, await openai.json()]).toMatchObject([400, { error: { code: 'body_malformed' } }])
     const form = await send('/generate', 'inputs=x', 'application/x-www-form-urlencoded')
     expect(form.status).toBe(415)
+  })
+
+  test('a compressed body is 415 with what would do: nothing is unpacked behind the cap', async () => {
+    const packed = await fetch(`${world.url}/generate`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', 'content-encoding': 'gzip' },
+      body: gzipSync(JSON.stringify({ inputs: 'x'.repeat(100_000) })),
+    })
+    expect([packed.status, packed.headers.get('accept-encoding')]).toEqual([415, 'identity'])
+    expect(await packed.json()).toMatchObject({ code: 'content_type_unsupported' })
+    const plain = await world.post('/generate', token, { inputs: 'x' }, { 'content-encoding': 'identity' })
+    expect(plain.status).toBe(200)
   })
 })
 

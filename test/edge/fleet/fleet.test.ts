@@ -1,5 +1,7 @@
 /** Nodes and the registry in workerd: joining, leaving, draining with hand-over, and what a stream in progress sees of it. */
 
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { HEARTBEAT_PATH, HEARTBEAT_SIGNATURE_HEADER } from '../../../shared/fleet.ts'
 import { signHeartbeat } from '../../../shared/heartbeat-signature.ts'
@@ -107,4 +109,16 @@ test('a heartbeat must be signed, fresh, and sensible', async () => {
   expect(await post(body, await signHeartbeat(`${body} `, joinKeys, now))).toEqual([401, 'ticket_invalid'])
   expect(await post(body, await signHeartbeat(body, joinKeys, now - 60_000))).toEqual([401, 'ticket_expired'])
   expect(await post(body, await signHeartbeat(body, joinKeys, now))).toEqual([422, 'field_invalid'])
+})
+
+test.each([
+  ['no signature', {}],
+  ['an unknown key', { [HEARTBEAT_SIGNATURE_HEADER]: `other.${Date.now()}.AAAA` }],
+  ['another day', { [HEARTBEAT_SIGNATURE_HEADER]: 'j1.1700000000000.AAAA' }],
+])('a heartbeat with %s is refused before its body is read', async (_what, headers) => {
+  const unfinished = request(edge.url + HEARTBEAT_PATH, { method: 'POST', headers })
+  unfinished.write('{"nodeId":')
+  const [reply] = (await once(unfinished, 'response')) as [IncomingMessage]
+  expect(reply.statusCode).toBe(401)
+  unfinished.on('error', () => undefined).destroy()
 })

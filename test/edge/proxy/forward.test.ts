@@ -109,7 +109,12 @@ describe('before the first byte', () => {
     ['is draining', { kind: 'refuse', code: 'node_draining' }],
     ['is full', { kind: 'refuse', code: 'queue_full' }],
     ['has no room for the adapter', { kind: 'refuse', code: 'adapter_capacity' }],
+    ['has not got the newest ticket key', { kind: 'refuse', code: 'ticket_invalid' }],
+    ['has a clock that is minutes off', { kind: 'refuse', code: 'ticket_expired' }],
     ['stands behind a tunnel that lost it', { kind: 'gateway_error', status: 502 }],
+    ['stands behind a tunnel that does not know it', { kind: 'gateway_error', status: 404 }],
+    ['stands behind a page to log in', { kind: 'gateway_error', status: 302 }],
+    ['stands behind a page that is fine', { kind: 'gateway_error', status: 200 }],
     ['says nothing', { kind: 'stall' }],
   ]
   test.each(failures)('another node answers when the owner %s', async (what, behaviour) => {
@@ -136,6 +141,29 @@ describe('before the first byte', () => {
     const reply = await edge.ask({ adapter: 'slow-json', stream: false })
     expect([reply.status, await reply.json()]).toMatchObject([504, { code: 'deadline_exceeded' }])
     expect(seenFor('slow-json')).toHaveLength(1)
+  })
+
+  test('a page of something in between never reaches the client, whatever its status', async () => {
+    for (const status of [200, 302, 403, 404, 502]) {
+      plan(`pages-${status}`, ...times(3, { kind: 'gateway_error', status }))
+      const reply = await edge.ask({ adapter: `pages-${status}`, stream: false })
+      expect([reply.status, await reply.json()]).toMatchObject([503, { code: 'node_unreachable' }])
+    }
+  })
+
+  test('a ticket that no node takes is not the client’s fault: 503, and no 401', async () => {
+    for (const code of ['ticket_invalid', 'ticket_expired', 'ticket_wrong_node'] as const) {
+      plan(`ticket-${code}`, ...times(3, { kind: 'refuse', code }))
+      const reply = await edge.ask({ adapter: `ticket-${code}` })
+      expect([reply.status, await reply.json()]).toMatchObject([503, { code: 'node_unreachable' }])
+    }
+  })
+
+  test('a proxy that takes no body of this size says the same before every node', async () => {
+    plan('large', { kind: 'gateway_error', status: 413 })
+    const reply = await edge.ask({ adapter: 'large' })
+    expect([reply.status, await reply.json()]).toMatchObject([413, { code: 'body_too_large' }])
+    expect(seenFor('large')).toHaveLength(1)
   })
 
   test('when every node is full the client hears that, and when to come again', async () => {
@@ -180,6 +208,17 @@ describe('a node lost in the middle of a stream', () => {
     expect(anyNode(events)).toBe(anyNode(undisturbed))
     const [, lost, next] = seenFor(adapter)
     expect(next!.nodeId).not.toBe(lost!.nodeId)
+  })
+
+  test('a connection torn behind the end line has brought everything: nobody is asked again', async () => {
+    const adapter = 'lost-behind-the-end'
+    const undisturbed = await (await edge.ask({ adapter })).text()
+    for (let n = 0; n < 8; n++) {
+      plan(adapter, { kind: 'tear', afterEvents: 16 })
+      expect(await (await edge.ask({ adapter })).text()).toBe(undisturbed)
+    }
+    expect(seenFor(adapter)).toHaveLength(9)
+    expect((await edge.ended()).slice(-8).every(({ outcome }) => outcome === 'ok')).toBe(true)
   })
 
   test('the next node is told what was delivered, under the same seed, salt and time', async () => {

@@ -210,6 +210,37 @@ describe('a client’s region', () => {
   })
 })
 
+test('the explanation of a choice among near nodes tells their ranks and bounds, not the whole ring’s', () => {
+  const { now } = clock()
+  const router = createRouter({ now })
+  const query = { ...queryFor('x'), region: 'EU' }
+  const near = ['eu-1', 'eu-2'].map((id) => node(id, { region: 'EU-west', inFlight: id === 'eu-1' ? 12 : 0 }))
+  const far = ['na-1', 'na-2', 'na-3', 'na-4'].map((id) => node(id, { region: 'NA', inFlight: 30 }))
+  const snapshot = createFleetSnapshot([...near, ...far], now())
+  const explained = explainPlacement({ ...query, snapshot, router })
+  expect(explained.region).toBe('EU')
+  const shown = explained.nodes.map(({ nodeId, rank, limit, withinBound }) => [
+    nodeId.slice(0, 2),
+    rank,
+    limit,
+    withinBound,
+  ])
+  // 12 in flight on two: at most 9 on each. Of the whole ring's 132, 28 would be allowed.
+  expect(shown.slice(0, 2)).toEqual([
+    ['eu', 1, 9, explained.nodes[0]!.nodeId === 'eu-2'],
+    ['eu', 2, 9, explained.nodes[1]!.nodeId === 'eu-2'],
+  ])
+  expect(shown.slice(2).map(([region, rank]) => [region, rank])).toEqual(Array(4).fill(['na', undefined]))
+  expect(explained.chosen!.nodeId).toBe('eu-2')
+  expect(router.open(query, snapshot)(snapshot)!.node.nodeId).toBe('eu-2')
+
+  const busy = createFleetSnapshot([...near.map((one) => ({ ...one, inFlight: 32 })), ...far], now())
+  const elsewhere = explainPlacement({ ...query, snapshot: busy, router })
+  expect(elsewhere.region).toBeNull()
+  expect(elsewhere.nodes.map(({ rank }) => rank)).toEqual([1, 2, 3, 4, 5, 6])
+  expect(elsewhere.chosen!.nodeId).toMatch(/^na/)
+})
+
 test('a fleet with two bases routes to the larger part of it, and a damped node waits', () => {
   const nodes = [node('a'), node('b'), node('c', { baseDigest: 'd2' }), node('d', { damped: true })]
   const snapshot = createFleetSnapshot(nodes, 1)

@@ -1,4 +1,7 @@
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -9,13 +12,20 @@ import { answerStream, answerText, type StubNode } from '../stub-node.ts'
 let world: EdgeWorld
 let node: StubNode
 let stateDir: string
+/** A hub that answers when it is told to. */
+let hub: Server
 beforeAll(async () => {
   stateDir = await mkdtemp(join(tmpdir(), 'ringlet-edge-'))
-  world = await startEdgeWorld({ stateDir })
+  hub = createServer().listen(0, '127.0.0.1')
+  await once(hub, 'listening')
+  const HF_ENDPOINT = `http://127.0.0.1:${(hub.address() as AddressInfo).port}`
+  world = await startEdgeWorld({ stateDir, vars: { HF_ENDPOINT } })
   node = world.nodes[0]!
 })
 afterAll(async () => {
   await world.close()
+  hub.closeAllConnections()
+  hub.close()
   await rm(stateDir, { recursive: true })
 })
 
@@ -68,6 +78,26 @@ describe('a tenant’s limits', () => {
     await expect
       .poll(async () => (await world.post('/generate', token.token, wrong)).status, { timeout: 5_000 })
       .toBe(404)
+  })
+
+  test('a client that leaves while its adapter’s home is asked gives its place back', async () => {
+    const { token } = await world.createTenant({ name: 'hasty', limits: { concurrentRequests: 1 } })
+    const leaving = new AbortController()
+    const asked = once(hub, 'request') as Promise<[unknown, ServerResponse]>
+    const left = fetch(`${world.url}/generate`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token.token}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ inputs: 'x', parameters: { adapter_id: 'slow/one', adapter_source: 'hub' } }),
+      signal: leaving.signal,
+    })
+    const [, answer] = await asked
+    leaving.abort()
+    await expect(left).rejects.toThrow()
+    answer.writeHead(404).end()
+    node.answer = answerText('hello')
+    await expect
+      .poll(async () => (await world.post('/generate', token.token, { inputs: 'x' })).status, { timeout: 10_000 })
+      .toBe(200)
   })
 
   test('the budget and the cap on new tokens go into the ticket', async () => {

@@ -26,11 +26,12 @@ export function writeLinear(graph: GraphWriter, form: BuildForm, matrix: MatrixP
   if (form.lora === 'none' || (isHead(matrix) && !form.head)) {
     return base
   }
-  // Adapters of a matrix that the kernel cannot take never come to a kernel's graph: they are packed for `uniform`.
-  if (form.lora === 'kernel' && !kernelTakes(form, matrix)) {
-    return base
-  }
   const fit = form.extras ? writeExtras(graph, matrix, base) : base
+  // Adapters of a matrix that the kernel cannot take never come to a kernel's graph: they are packed for `uniform`. Gains and
+  // shifts of every matrix do, and are neutral there.
+  if (form.lora === 'kernel' && !kernelTakes(form, matrix)) {
+    return fit
+  }
   if (form.lora === 'uniform') {
     return writeUniformLora(graph, matrix, x, fit)
   }

@@ -61,7 +61,9 @@ async function toSelection(
   tokens: Record<string, string>,
 ): Promise<AdapterSelection> {
   const name = fields.adapterId ?? fields.model ?? ''
-  const namesBase = name === '' || (fields.adapterSource === undefined && context.baseModels.includes(name))
+  // An empty `model` may be an adapter that a program forgot to fill in: on OpenAI's routes it is no name of the base.
+  const unnamed = name === '' && context.api === 'lorax'
+  const namesBase = unnamed || (fields.adapterSource === undefined && context.baseModels.includes(name))
   if (fields.merge !== undefined) {
     if (!namesBase) {
       throw new RingletError('merge_invalid', 'with `merged_adapters`, `model` is the name of the base model', {
@@ -74,6 +76,11 @@ async function toSelection(
     return toBase(name, context)
   }
   const at = { name: adapterField(context.api), source: fieldIn(context.api, 'adapter_source') }
+  if (name === '') {
+    throw new RingletError('model_not_found', '`model` is empty; the base model is asked for by its own name', {
+      param: at.name,
+    })
+  }
   const ref = await toRef(name, fields.adapterSource, at, context)
   keepToken(tokens, ref, fields.apiToken ?? context.headerToken)
   return { kind: 'single', ref }

@@ -37,14 +37,18 @@ describe('a request on its way to a node', () => {
     expect(response.headers.get('server-timing')).toMatch(/^auth;dur=[\d.]+, .*queue;dur=0\.1$/)
   })
 
-  test('the base is asked for by its name, by naming no adapter on LoRAX routes, or by LoRAX’s empty model', async () => {
+  test('the base is asked for by its name, or by naming no adapter on LoRAX routes; an empty model is none', async () => {
     await world.post('/generate', token, { inputs: 'x', parameters: { adapter_id: '' } })
     await world.post('/v1/chat/completions', token, {
       model: 'demo/base',
       messages: [{ role: 'user', content: 'x' }],
     })
-    await world.post('/v1/completions', token, { model: '', prompt: 'x' })
-    expect(node.served.slice(-3).map((one) => one.ticket.adapter)).toEqual(Array(3).fill({ kind: 'base' }))
+    expect(node.served.slice(-2).map((one) => one.ticket.adapter)).toEqual(Array(2).fill({ kind: 'base' }))
+    const served = node.served.length
+    const response = await world.post('/v1/completions', token, { model: '', prompt: 'x' })
+    expect(response.status).toBe(404)
+    expect(await response.json()).toMatchObject({ error: { code: 'model_not_found', param: 'model' } })
+    expect(node.served.length).toBe(served)
   })
 
   test.each([

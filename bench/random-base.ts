@@ -3,7 +3,7 @@
 import type { DecoderSpec, LinearSpec, NormSpec } from '../gpu-node/model/decoder-spec.ts'
 import { decoderTensors } from '../gpu-node/model/decoder-tensors.ts'
 import type { LoraAdapter } from '../gpu-node/model/packed-adapter.ts'
-import type { WeightSource } from '../gpu-node/model/runner/weight-store.ts'
+import type { WeightSource } from '../gpu-node/model/runner/weight-source.ts'
 
 export interface Shape {
   layers: number

@@ -4,7 +4,6 @@ import type { Context } from 'hono'
 import type { AliasStore } from './adapters/alias-store.ts'
 import type { HomeCheckOptions } from './adapters/home-check.ts'
 import type { TokenDirectory } from './auth/token-directory.ts'
-import type { RequestLog } from './doors/request-log.ts'
 import type { EdgeConfig } from './edge-config.ts'
 import type { FleetRegistryBinding } from './fleet/fleet-client.ts'
 import type { FleetView } from './fleet/fleet-view.ts'
@@ -35,6 +34,14 @@ export interface EdgeServices {
   now: () => number
   random: () => number
   log: (event: string, fields: Readonly<Record<string, string | number | boolean>>) => void
+}
+
+/** Filled by those who learn it. */
+export interface RequestLog {
+  tenant?: string
+  keyId?: string
+  adapter?: string
+  error?: string
 }
 
 export interface RequestVariables {

@@ -19,6 +19,31 @@ function importsBelow(folder: string): [string, string][] {
   })
 }
 
+/** A way round for each import that closes one, depth first: empty where there is none. */
+function importCycles(edges: readonly [string, string][]): string[] {
+  const imported = new Map<string, string[]>()
+  for (const [file, target] of edges) {
+    imported.set(file, [...(imported.get(file) ?? []), target])
+  }
+  const done = new Set<string>()
+  const cycles: string[] = []
+  const visit = (file: string, path: readonly string[]): void => {
+    const start = path.indexOf(file)
+    if (start >= 0) {
+      cycles.push([...path.slice(start), file].join(' → '))
+    } else if (!done.has(file)) {
+      for (const target of imported.get(file) ?? []) {
+        visit(target, [...path, file])
+      }
+      done.add(file)
+    }
+  }
+  for (const file of imported.keys()) {
+    visit(file, [])
+  }
+  return cycles
+}
+
 describe('imports keep their directions', () => {
   test('shared imports itself and zod alone', () => {
     const strangers = importsBelow('shared').filter(([, target]) => !target.startsWith('shared/') && target !== 'zod')
@@ -38,6 +63,18 @@ describe('imports keep their directions', () => {
   test('koffi and pointers stay inside gpu-node/ort', () => {
     const users = importsBelow('gpu-node').filter(([, target]) => target === 'koffi')
     expect(users.filter(([file]) => !file.startsWith('gpu-node/ort/'))).toEqual([])
+  })
+
+  test('no file reaches itself through what it imports, types included', () => {
+    const edges = ['edge', 'gpu-node', 'shared'].flatMap(importsBelow)
+    expect(importCycles(edges)).toEqual([])
+    expect(
+      importCycles([
+        ['a.ts', 'b.ts'],
+        ['b.ts', 'c.ts'],
+        ['c.ts', 'a.ts'],
+      ]),
+    ).toEqual(['a.ts → b.ts → c.ts → a.ts'])
   })
 
   test('only config.ts and the command line read the environment', () => {

@@ -8,7 +8,7 @@ import { deviceNeeds } from '../../gpu-node/model/device/device-needs.ts'
 import type { DeviceRunner, DeviceSizes } from '../../gpu-node/model/device/device-runner.ts'
 import { deviceModel, openDeviceRunner } from '../../gpu-node/model/device/open-device-runner.ts'
 import { describeNeeds, type MemoryLimit, planMemory } from '../../gpu-node/model/runner/memory-plan.ts'
-import type { WeightSource } from '../../gpu-node/model/runner/weight-store.ts'
+import type { WeightSource } from '../../gpu-node/model/runner/weight-source.ts'
 import type { CudaMajor } from '../../gpu-node/ort/cuda-libraries.ts'
 import type { GpuBenchSettings } from './settings.ts'
 

@@ -3,14 +3,6 @@
 import { matchedRoutes } from 'hono/route'
 import type { AppContext } from '../app-types.ts'
 
-/** Filled by those who learn it. */
-export interface RequestLog {
-  tenant?: string
-  keyId?: string
-  adapter?: string
-  error?: string
-}
-
 export function logRequest(c: AppContext, startedAt: number): void {
   if (c.res.ok && (c.env.config.RINGLET_ACCESS_LOG === 'errors' || isRoutine(c))) {
     return

@@ -10,7 +10,7 @@ import { collectChoices } from './choice-results.ts'
 import { readAdapterTokens, readDelivered } from './delivered.ts'
 import { errorBody, toRingletError } from './error-reply.ts'
 import { type EventWriter, eventStream } from './event-stream.ts'
-import { type Generation, type GenerationProgress, startGeneration } from './generation.ts'
+import type { Generation, GenerationProgress } from './generation.ts'
 import { toLoraxReply } from './lorax-reply.ts'
 import { writeLoraxStream } from './lorax-stream.ts'
 import type { NodeContext } from './node-context.ts'
@@ -28,6 +28,7 @@ import {
   serverTiming,
 } from './reply-headers.ts'
 import { createResumeBuffer, type OpenStream, type ResumeBuffer } from './resume-buffer.ts'
+import { startGeneration } from './start-generation.ts'
 import { createStreamPosition } from './stream-position.ts'
 import type { TicketGuard } from './ticket-guard.ts'
 

@@ -15,7 +15,8 @@ import { loraInputs } from './graph/graph-names.ts'
 import { type MatrixPlan, planMatrices, planWeights } from './graph/weight-plan.ts'
 import type { AdapterLayout, LoraAdapter, LoraModule, PackedAdapter, SavedModule } from './packed-adapter.ts'
 import { EMBEDDING_A, EMBEDDING_B, EMBEDDING_SAVED, HEAD_SAVED, HEAD_SAVED_BIAS } from './packed-parts.ts'
-import { readLinear, type WeightSource } from './runner/weight-store.ts'
+import type { WeightSource } from './runner/weight-source.ts'
+import { readLinear } from './runner/weight-store.ts'
 
 const DEVICE_FLOATS = {
   'device-float16': 'float16',

@@ -2,7 +2,7 @@
 
 import { randomAdapter, randomBase, type Shape } from '../../bench/random-base.ts'
 import type { LoraAdapter } from '../../gpu-node/model/packed-adapter.ts'
-import type { WeightSource } from '../../gpu-node/model/runner/weight-store.ts'
+import type { WeightSource } from '../../gpu-node/model/runner/weight-source.ts'
 
 export const TINY_SHAPE: Shape = {
   layers: 2,

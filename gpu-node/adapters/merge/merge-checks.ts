@@ -1,9 +1,18 @@
 /** What can be merged, and how: refusals name the adapter, the module and the numbers. Pure. */
 
-import type { AdapterSelection } from '../../../shared/adapter-ref.ts'
+import type { AdapterSelection, MergeStrategy, SignMethod } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { LoraAdapter } from '../../model/packed-adapter.ts'
-import type { MergeRecipe } from './merge.ts'
+
+/** A merge without its parts, every default filled in: equal recipes over equal parts are equal adapters. */
+export interface MergeRecipe {
+  strategy: MergeStrategy
+  weights: number[]
+  /** Of ties, dare_linear and dare_ties; 1 for the others. */
+  density: number
+  signMethod: SignMethod
+  seed: number
+}
 
 /** Each part is a load; more is no sensible request. */
 export const MAX_MERGE_PARTS = 32

@@ -3,24 +3,13 @@
  * weighted with √|wᵢ·scalingᵢ|, the sign on A; `cat` stacks the ranks, which is the exact weighted sum of the deltas. Pure.
  */
 
-import type { MergeStrategy, SignMethod } from '../../../shared/adapter-ref.ts'
 import { RingletError } from '../../../shared/errors.ts'
 import type { LoraAdapter, LoraModule } from '../../model/packed-adapter.ts'
 import { firstNotFinite } from '../lora-module.ts'
 import { sharedFloats } from '../raw-tensor.ts'
-import { checkParts } from './merge-checks.ts'
+import { checkParts, type MergeRecipe } from './merge-checks.ts'
 import { seededRandom } from './seeded-random.ts'
 import { disjointMerge, pruneAtRandom, pruneByMagnitude, weightedSum } from './task-arithmetic.ts'
-
-/** A merge without its parts, every default filled in: equal recipes over equal parts are equal adapters. */
-export interface MergeRecipe {
-  strategy: MergeStrategy
-  weights: number[]
-  /** Of ties, dare_linear and dare_ties; 1 for the others. */
-  density: number
-  signMethod: SignMethod
-  seed: number
-}
 
 /** One module of one part. */
 interface Contribution {

@@ -6,7 +6,7 @@ import { NO_GRAPH, RunOptions } from '../../ort/run-options.ts'
 import type { OrtSession } from '../../ort/session.ts'
 import type { OrtTensor } from '../../ort/tensor.ts'
 import type { DeviceContext } from './device-context.ts'
-import { OutputRows } from './device-outputs.ts'
+import { type LogitRows, OutputRows } from './device-outputs.ts'
 import { GraphCaptures } from './graph-captures.ts'
 import {
   ALL_LOGITS,
@@ -46,15 +46,6 @@ const SMALLEST_TEMPERATURE = 1e-30
 export interface OwnRows {
   has(row: number): boolean
   logits(row: number): Float32Array
-}
-
-/** The rows of logits on the device. */
-export interface LogitRows {
-  address: bigint
-  rows: number
-  vocabSize: number
-  /** Copies some down. */
-  fetch(first: number, count: number): Float32Array
 }
 
 export function shortlistShape(vocabSize: number): ShortlistShape {

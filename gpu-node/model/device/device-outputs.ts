@@ -4,7 +4,6 @@ import type { OrtBinding } from '../../ort/binding.ts'
 import type { OrtTensor } from '../../ort/tensor.ts'
 import { HIDDEN, LOGITS } from '../graph/graph-names.ts'
 import type { DeviceContext, StagingMemory } from './device-context.ts'
-import type { LogitRows } from './device-logits.ts'
 
 /** Rows of `columns` float32 numbers. */
 export class OutputRows {
@@ -55,6 +54,15 @@ export class OutputRows {
     }
     this.#bound.clear()
   }
+}
+
+/** The rows of logits on the device. */
+export interface LogitRows {
+  address: bigint
+  rows: number
+  vocabSize: number
+  /** Copies some down. */
+  fetch(first: number, count: number): Float32Array
 }
 
 export interface OutputSizes {

@@ -1,11 +1,12 @@
 /** A decoder's layers where the int8 product also norms, gates and adds: few nodes, and no vector goes through memory between them. */
 
 import type { DecoderSpec } from '../decoder-spec.ts'
+import { writeActivation } from './activation.ts'
 import { writeContext } from './attention.ts'
+import { writeGate } from './gated-mlp.ts'
 import type { BuildForm } from './graph-form.ts'
 import type { GraphWriter } from './graph-writer.ts'
 import { type Surroundings, writeFusedLinear } from './linear.ts'
-import { writeActivation, writeGate } from './mlp.ts'
 import { writeMoe } from './moe.ts'
 import { writeNorm } from './norm.ts'
 import type { LayerPlan, MatrixPlan, NormPlan, WeightPlan } from './weight-plan.ts'

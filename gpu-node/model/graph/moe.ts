@@ -1,10 +1,10 @@
 /** Mixture of experts, every expert computed and weighed by the router: exact in every weight format, and adaptable. */
 
 import type { MlpSpec } from '../decoder-spec.ts'
+import { writeGated } from './gated-mlp.ts'
 import type { BuildForm } from './graph-form.ts'
 import type { GraphWriter } from './graph-writer.ts'
 import { writeLinear } from './linear.ts'
-import { writeGated } from './mlp.ts'
 import type { MlpPlan } from './weight-plan.ts'
 
 type MoeSpec = Extract<MlpSpec, { kind: 'moe' }>

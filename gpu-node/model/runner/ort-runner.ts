@@ -29,7 +29,8 @@ import { SavedHeads } from './saved-heads.ts'
 import { SessionPool } from './session-pool.ts'
 import { StepIo, type StepShape } from './step-io.ts'
 import { TokenEmbedding } from './token-embedding.ts'
-import { loadWeights, type Progress, type WeightSource, type WeightStore } from './weight-store.ts'
+import type { WeightSource } from './weight-source.ts'
+import { loadWeights, type Progress, type WeightStore } from './weight-store.ts'
 
 export interface OrtRunnerOptions {
   checkpoint: WeightSource

@@ -6,7 +6,7 @@
 import { RingletError } from '../../../shared/errors.ts'
 import type { DecoderSpec } from '../decoder-spec.ts'
 import type { EmbeddingDelta } from './loaded-adapter.ts'
-import type { WeightSource } from './weight-store.ts'
+import type { WeightSource } from './weight-source.ts'
 
 /** float32, or bfloat16's bits: half the memory where nothing is lost, as most checkpoints are stored in it. */
 export type EmbeddingTable = Float32Array | Uint16Array

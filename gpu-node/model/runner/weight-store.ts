@@ -17,22 +17,10 @@ import {
 } from '../graph/weight-plan.ts'
 import { allocateQuantised, QUANTISED_BLOCK, quantiseRows } from '../quantise.ts'
 import type { CachedWeight, GraphWeight, KeptWeights, WeightCache } from '../weight-cache.ts'
-import type { StoredNumbers } from '../weight-files.ts'
 import { makeMatrices } from './make-matrices.ts'
 import type { MatrixPlace, MatrixWork } from './matrix-rows.ts'
 import { type EmbeddingTable, readEmbeddingTable } from './token-embedding.ts'
-
-/** What is needed of a checkpoint. */
-export interface WeightSource {
-  readonly decoder: DecoderSpec
-  readTensor(name: string): Promise<Float32Array>
-  /** `out.length` numbers of a tensor from element `first` on; sources without it are read a tensor at a time. */
-  readPart?(name: string, first: number, out: Float32Array): Promise<Float32Array>
-  /** The tensor as stored, if that is bfloat16. */
-  readBfloat16?(name: string): Promise<Uint16Array | undefined>
-  /** Where the tensor's numbers lie in an open file, for other threads to read. */
-  stored?(name: string): StoredNumbers
-}
+import type { WeightSource } from './weight-source.ts'
 
 export type Progress = (done: number, total: number) => void
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { collectChoices } from '../../../gpu-node/http/choice-results.ts'
-import { startGeneration } from '../../../gpu-node/http/generation.ts'
+import { startGeneration } from '../../../gpu-node/http/start-generation.ts'
 import { parseGenerateBody } from '../../../shared/api/generate-body.ts'
 import { type DemoNode, startDemoNode } from '../../support/demo-node.ts'
 import { testTicket } from '../../support/mint-ticket.ts'

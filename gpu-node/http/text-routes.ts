@@ -40,18 +40,23 @@ interface TokenSpan {
 /** Tokens described before other requests have their turn; a reply may have hundreds of thousands. */
 const SPANS_AT_ONCE = 4_096
 
-async function spansJson(tokenizer: Tokenizer, inputs: string, ids: number[], signal: AbortSignal): Promise<string> {
+async function spansJson(
+  tokenizer: Tokenizer,
+  inputs: string,
+  ids: number[],
+  signal: AbortSignal,
+): Promise<Buffer<ArrayBuffer>> {
   const describe = spanReader(tokenizer, inputs)
-  const parts: string[] = []
+  const parts: Buffer[] = []
   for (let from = 0; from < ids.length; from += SPANS_AT_ONCE) {
     if (from > 0) {
       await otherWork()
       signal.throwIfAborted()
     }
     const spans = ids.slice(from, from + SPANS_AT_ONCE).map(describe)
-    parts.push(JSON.stringify(spans).slice(1, -1))
+    parts.push(Buffer.from(`${from === 0 ? '[' : ','}${JSON.stringify(spans).slice(1, -1)}`))
   }
-  return `[${parts.join(',')}]`
+  return Buffer.concat([...parts, Buffer.from(parts.length === 0 ? '[]' : ']')])
 }
 
 /** To be given the ids in order. A token that ends inside a character spans that character. */

@@ -22,7 +22,9 @@ import { createNodeMetrics } from './metrics.ts'
 import { openCheckpoint } from './model/checkpoint.ts'
 import { resolveBase } from './model/resolve-base.ts'
 import { type OpenEngine, openEngine } from './open-engine.ts'
+import { CallerTextEncoder } from './text/caller-text-encoder.ts'
 import { createChatTemplate } from './text/chat-template.ts'
+import { ThreadEncoder } from './text/thread-encoder.ts'
 import { createTokenizer } from './text/tokenizer.ts'
 import { readTokenizerFiles } from './text/tokenizer-files.ts'
 import { detectToolFormat, formatMarkers } from './tools/tool-format.ts'
@@ -64,7 +66,8 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
   const files = await readTokenizerFiles(directory)
   const eosTokens = spec.eosTokens
   const tokenizer = createTokenizer(files, eosTokens)
-  const { chatTemplates } = files
+  const { chatTemplates, digest } = files
+  const textEncoder = new CallerTextEncoder(tokenizer, new ThreadEncoder({ directory, digest }))
   const { bosText, eosText } = tokenizer
   const chatTemplate = createChatTemplate({ templates: chatTemplates, bosText, eosText })
   const toolFormat = detectToolFormat(chatTemplates.values())
@@ -114,6 +117,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
     adapters,
     grammars,
     tokenizer,
+    textEncoder,
     chatTemplate,
     toolFormat,
     eosTokens,
@@ -135,7 +139,7 @@ export async function buildNode(options: BuildOptions): Promise<BuiltNode> {
     },
     close: async () => {
       await engine.close()
-      await Promise.all([adapters.close(), grammars.close()])
+      await Promise.all([adapters.close(), grammars.close(), textEncoder.close()])
     },
   }
 }

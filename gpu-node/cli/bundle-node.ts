@@ -22,6 +22,7 @@ export const BUNDLE_ENTRIES = [
   'model/device/device-part.ts',
   'model/runner/matrix-thread.ts',
   'model/runner/runner-part.ts',
+  'text/encoding-thread.ts',
 ]
 
 /**

@@ -8,6 +8,7 @@ import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import { LRUCache } from 'lru-cache'
 import { RingletError } from '../../shared/errors.ts'
 import type { ThreadPart } from '../engine/engine-client.ts'
+import { WaitingPlaces } from '../waiting-places.ts'
 import { threadModule } from '../worker-thread.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import type { MaskSourceOptions } from './grammar-mask-source.ts'
@@ -17,7 +18,6 @@ import { type GrammarSpec, MAX_SPEC_CHARS, type ReadGrammar } from './grammar-sp
 import type { GrammarVocabulary } from './grammar-vocabulary.ts'
 import { Matcher } from './matcher.ts'
 import { chooseMatcher } from './matcher-choice.ts'
-import { WaitingPlaces } from './waiting-places.ts'
 
 export interface GrammarLimits {
   /** Time to read a spec, and to compile it; a thread that takes longer is ended. */

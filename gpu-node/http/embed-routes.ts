@@ -67,7 +67,7 @@ async function embedAll(
   const inputs = parsed.inputs.map((input) =>
     typeof input === 'string' ? { kind: 'text' as const, text: input } : { kind: 'tokens' as const, tokens: input },
   )
-  const prompts = await preparePrompts(inputs, {}, limits, context, signal)
+  const prompts = await preparePrompts(inputs, {}, limits, context, { tenantId: ticket.tenantId, signal })
   const lease =
     ticket.adapter.kind === 'base'
       ? undefined

@@ -7,6 +7,7 @@ import type { AdapterStore } from '../adapters/adapter-store.ts'
 import type { EngineClient } from '../engine/engine-client.ts'
 import type { GrammarService } from '../grammar/grammar-service.ts'
 import type { NodeMetrics } from '../metrics.ts'
+import type { CallerTextEncoder } from '../text/caller-text-encoder.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import type { ToolFormat } from '../tools/tool-format.ts'
@@ -51,6 +52,8 @@ export interface NodeContext {
   adapters: AdapterStore
   grammars: GrammarService
   tokenizer: Tokenizer
+  /** For texts of callers; the tokenizer's own `encode` holds up every stream while it works. */
+  textEncoder: CallerTextEncoder
   chatTemplate: ChatTemplate | undefined
   /** How this model writes tool calls. */
   toolFormat: ToolFormat

@@ -3,6 +3,7 @@
 import { setImmediate as otherWork } from 'node:timers/promises'
 import type { GenerateRequest, PromptInput } from '../../shared/api/generate-request.ts'
 import { RingletError } from '../../shared/errors.ts'
+import type { CallerTextEncoder, EncodeText, TextCaller } from '../text/caller-text-encoder.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import type { ToolFormat } from '../tools/tool-format.ts'
@@ -30,11 +31,16 @@ export interface PreparedPrompt {
 
 export interface PromptParts {
   tokenizer: Tokenizer
+  textEncoder: CallerTextEncoder
   chatTemplate: ChatTemplate | undefined
   toolFormat: ToolFormat
 }
 
 type Lengths = Pick<GenerateRequest, 'maxNewTokens' | 'truncate' | 'toolUse'>
+
+interface Encoding extends PromptParts {
+  encode: EncodeText
+}
 
 /** Encoding many prompts takes seconds: streams go on between them, and a client that leaves ends it. */
 export async function preparePrompts(
@@ -42,49 +48,54 @@ export async function preparePrompts(
   request: Lengths,
   limits: PromptLimits,
   parts: PromptParts,
-  signal: AbortSignal,
+  caller: TextCaller,
 ): Promise<PreparedPrompt[]> {
+  const encoding = { ...parts, encode: parts.textEncoder.forRequest(caller) }
   const prepared: PreparedPrompt[] = []
   for (const prompt of prompts) {
     if (prepared.length > 0) {
       await otherWork()
-      signal.throwIfAborted()
+      caller.signal.throwIfAborted()
     }
-    prepared.push(preparePrompt(prompt, request, limits, parts))
+    prepared.push(await preparePrompt(prompt, request, limits, encoding))
   }
   return prepared
 }
 
-function preparePrompt(
+async function preparePrompt(
   prompt: PromptInput,
   request: Lengths,
   limits: PromptLimits,
-  parts: PromptParts,
-): PreparedPrompt {
+  encoding: Encoding,
+): Promise<PreparedPrompt> {
   const maxPromptTokens = limits.maxPositions - 1
   const { truncate } = request
   if (truncate !== undefined && (truncate <= 0 || truncate > maxPromptTokens)) {
     const message = `\`truncate\` must be strictly positive and less than ${maxPromptTokens}. Given: ${truncate}`
     throw new RingletError('field_invalid', message, { param: 'parameters.truncate' })
   }
-  const encoded = encodePrompt(prompt, request, limits, parts)
+  const encoded = await encodePrompt(prompt, request, limits, encoding)
   const tokens = truncate === undefined ? encoded.tokens : encoded.tokens.slice(-truncate)
   const count = tokens.length
   if (count === 0) {
     throw new RingletError('field_invalid', `\`${limits.promptField}\` cannot be empty`, { param: limits.promptField })
   }
+  checkLength(count, request, limits)
   const asked = request.maxNewTokens
-  if (asked !== undefined && count + asked > limits.maxPositions) {
-    throw tooLong(limits, String(count), asked)
-  }
-  if (count > maxPromptTokens) {
-    throw tooLong(limits, String(count))
-  }
   const room = limits.maxPositions - count
   return {
     tokens: Int32Array.from(tokens),
     text: encoded.text,
     maxNewTokens: Math.min(asked ?? room, limits.maxNewTokens ?? room),
+  }
+}
+
+function checkLength(count: number, { maxNewTokens: asked }: Lengths, limits: PromptLimits): void {
+  if (asked !== undefined && count + asked > limits.maxPositions) {
+    throw tooLong(limits, String(count), asked)
+  }
+  if (count > limits.maxPositions - 1) {
+    throw tooLong(limits, String(count))
   }
 }
 
@@ -103,36 +114,40 @@ function tooLong({ maxPositions, promptField }: PromptLimits, count: string, ask
   return new RingletError('prompt_too_long', message, param)
 }
 
-function encodePrompt(
+async function encodePrompt(
   prompt: PromptInput,
-  request: Pick<GenerateRequest, 'toolUse' | 'truncate'>,
+  request: Lengths,
   limits: PromptLimits,
-  parts: PromptParts,
-): { tokens: number[]; text: string } {
+  encoding: Encoding,
+): Promise<{ tokens: number[]; text: string }> {
   switch (prompt.kind) {
     case 'text':
-      return { tokens: encodeText(prompt.text, true, request.truncate, limits, parts.tokenizer), text: prompt.text }
+      return { tokens: await encodeText(prompt.text, true, request.truncate, limits, encoding), text: prompt.text }
     case 'tokens': {
       const unknown = prompt.tokens.find((id) => id >= limits.vocabSize)
       if (unknown !== undefined) {
         const message = `token id ${unknown} is not in the vocabulary of ${limits.vocabSize}`
         throw new RingletError('field_invalid', message, { param: limits.promptField })
       }
-      return { tokens: prompt.tokens, text: parts.tokenizer.decode(prompt.tokens, true) }
+      if (request.truncate === undefined) {
+        // Before millions of them are made text.
+        checkLength(prompt.tokens.length, request, limits)
+      }
+      return { tokens: prompt.tokens, text: encoding.tokenizer.decode(prompt.tokens, true) }
     }
     case 'chat': {
-      if (parts.chatTemplate === undefined) {
+      if (encoding.chatTemplate === undefined) {
         throw new RingletError('template_failed', 'this model has no chat template; use a completion route')
       }
-      const { readsTools } = parts.chatTemplate
+      const { readsTools } = encoding.chatTemplate
       const { toolUse } = request
-      const text = parts.chatTemplate.render({
-        messages: readsTools ? prompt.messages : withToolsAsText(prompt.messages, toolUse, parts.toolFormat),
+      const text = encoding.chatTemplate.render({
+        messages: readsTools ? prompt.messages : withToolsAsText(prompt.messages, toolUse, encoding.toolFormat),
         tools: readsTools && toolUse !== undefined && toolUse.choice.kind !== 'none' ? toolUse.tools : [],
         variables: prompt.templateVariables,
       })
       // The template writes its own special tokens.
-      return { tokens: encodeText(text, false, request.truncate, limits, parts.tokenizer), text }
+      return { tokens: await encodeText(text, false, request.truncate, limits, encoding), text }
     }
   }
 }
@@ -143,21 +158,25 @@ const LONG_CHARACTERS_PER_TOKEN = 16
 const CUT_SLACK_TOKENS = 16
 
 /**
- * Encoding takes the event loop about 3 ms for 1,000 tokens, and every stream waits. So of a text that is far too long only
- * as much is encoded as shows it; with `truncate` only its end, which is what counts.
+ * Of a text that is far too long only as much is encoded as shows it, and nothing where its length alone does; with `truncate`
+ * only its end, which is what counts.
  */
-function encodeText(
+async function encodeText(
   text: string,
   addSpecialTokens: boolean,
   truncate: number | undefined,
   limits: PromptLimits,
-  tokenizer: Tokenizer,
-): number[] {
+  { encode, tokenizer }: Encoding,
+): Promise<number[]> {
   const wanted = truncate ?? limits.maxPositions
+  const fewest = Math.ceil(text.length / tokenizer.mostCharactersPerToken)
+  if (truncate === undefined && fewest > limits.maxPositions) {
+    throw tooLong(limits, `more than ${fewest - 1}`)
+  }
   const characters = LONG_CHARACTERS_PER_TOKEN * (wanted + CUT_SLACK_TOKENS)
   if (text.length > characters) {
     const part = truncate === undefined ? text.slice(0, characters) : text.slice(-characters)
-    const tokens = tokenizer.encode(part, addSpecialTokens && truncate === undefined)
+    const tokens = await encode(part, addSpecialTokens && truncate === undefined)
     if (tokens.length > wanted + CUT_SLACK_TOKENS) {
       if (truncate !== undefined) {
         return tokens
@@ -165,5 +184,5 @@ function encodeText(
       throw tooLong(limits, `more than ${tokens.length}`)
     }
   }
-  return tokenizer.encode(text, addSpecialTokens)
+  return encode(text, addSpecialTokens)
 }

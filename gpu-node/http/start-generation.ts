@@ -33,7 +33,8 @@ export async function startGeneration(context: NodeContext, input: GenerationInp
     maxNewTokens: ticket.limits.maxNewTokens,
     promptField: input.promptField,
   }
-  const prompts = await preparePrompts(request.prompts, request, limits, context, input.signal)
+  const caller = { tenantId: ticket.tenantId, signal: input.signal }
+  const prompts = await preparePrompts(request.prompts, request, limits, context, caller)
   checkPromptScores(promptScoreCount(prompts, request), context.limits.maxScores)
   const timings: GenerationTimings = { arrivedAt, preparedAt: context.clock.steady() }
   const [lease, grammar] = await bothOrNeither(acquireAdapter(context, input), acquireGrammar(context, input))

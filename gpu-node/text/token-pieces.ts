@@ -121,7 +121,7 @@ function fromByteLevel(raw: string): Uint8Array {
 }
 
 /** Bytes that print stand for themselves; the others take the code points from 256 on, in order (GPT-2, encoder.py). */
-const BYTE_OF_CHARACTER = new Map(
+export const BYTE_OF_CHARACTER = new Map(
   (() => {
     const prints = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174
     let next = 256

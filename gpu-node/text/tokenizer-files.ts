@@ -1,5 +1,6 @@
 /** Reads a checkpoint's tokenizer files, and settles what tokenizer_config.json overrides as transformers does. */
 
+import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
@@ -50,17 +51,21 @@ export interface TokenizerFiles {
   config: TokenizerConfig
   /** Sources by name; `default` is the usual one. Empty: the model has no chat template. */
   chatTemplates: ReadonlyMap<string, string>
+  /** Of what the tokenizer was made from: files read again later may have changed. */
+  digest: string
 }
 
 /** `directory` is a Hugging Face checkpoint directory. Throws plain errors: the operator's files are at fault. */
 export async function readTokenizerFiles(directory: string): Promise<TokenizerFiles> {
-  const tokenizer = parseJson(await readText(directory, 'tokenizer.json'), 'tokenizer.json', tokenizerSchema)
-  const configText = await readOptional(directory, 'tokenizer_config.json')
-  const config = parseJson(configText ?? '{}', 'tokenizer_config.json', configSchema)
+  const tokenizerText = await readText(directory, 'tokenizer.json')
+  const tokenizer = parseJson(tokenizerText, 'tokenizer.json', tokenizerSchema)
+  const configText = (await readOptional(directory, 'tokenizer_config.json')) ?? '{}'
+  const config = parseJson(configText, 'tokenizer_config.json', configSchema)
   const templateFile = (await readOptional(directory, 'chat_template.jinja')) ?? (await readJsonTemplate(directory))
   addDeclaredTokens(tokenizer, config)
   applyExplicitBos(tokenizer, config)
-  return { tokenizer, config, chatTemplates: collectTemplates(templateFile, config) }
+  const digest = createHash('sha256').update(tokenizerText).update(configText).digest('hex')
+  return { tokenizer, config, chatTemplates: collectTemplates(templateFile, config), digest }
 }
 
 /** chat_template.json: `{"chat_template": "…"}`, as processors have it. */

@@ -3,6 +3,7 @@
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers'
 import { createDetokenizer } from './detokenizer.ts'
 import { createTokenPieces, type TokenPieces } from './token-pieces.ts'
+import { mostCharactersPerToken } from './token-reach.ts'
 import { specialTexts, type TokenizerFiles } from './tokenizer-files.ts'
 
 export interface Tokenizer extends TokenPieces {
@@ -16,13 +17,15 @@ export interface Tokenizer extends TokenPieces {
   isSpecial(tokenId: number): boolean
   readonly bosText: string | undefined
   readonly eosText: string | undefined
+  /** No token stands for more of a text; Infinity where the files don't say. */
+  readonly mostCharactersPerToken: number
   /** Raw spellings by id, holes as empty strings; for grammars. */
   vocabulary(): string[]
 }
 
 /** `endTokens`: ids that end a sequence; never visible text, even where the files don't call them special. */
 export function createTokenizer(
-  { tokenizer, config }: Omit<TokenizerFiles, 'chatTemplates'>,
+  { tokenizer, config }: Pick<TokenizerFiles, 'tokenizer' | 'config'>,
   endTokens: readonly number[] = [],
 ): Tokenizer {
   const hub = new HubTokenizer(tokenizer, config)
@@ -38,6 +41,7 @@ export function createTokenizer(
     isSpecial: (tokenId) => specialIds.has(tokenId),
     bosText: config.bos_token ?? undefined,
     eosText: config.eos_token ?? undefined,
+    mostCharactersPerToken: mostCharactersPerToken(tokenizer, hub.get_vocab(true).keys()),
     encode: (text, addSpecialTokens) =>
       text === '' && !addSpecialTokens ? [] : hub.encode(text, { add_special_tokens: addSpecialTokens }).ids,
     decode: (tokenIds, skipSpecial) => {

@@ -48,7 +48,7 @@ export const openAiEmbedSchema = z.looseObject({
   user: z.string().nullish(),
 })
 
-/** Characters; encoding them keeps a node from its streams for about 0.2 s. */
+/** Characters; the worst of that length take a node's tokenizer about 5 s, and the reply has 40 MB. */
 const MAX_TOKENIZE_LENGTH = 262_144
 
 export const tokenizeSchema = z.looseObject({

@@ -45,6 +45,7 @@ export function sentencePieceFiles(): TokenizerFiles {
     },
     config: { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>' },
     chatTemplates: new Map(),
+    digest: 'built in memory',
   }
 }
 

@@ -56,8 +56,9 @@ export class FairPool {
         this.#fill()
       },
       cancel: () => {
-        // Lines drop jobs that count as started when they come up.
+        // Lines drop jobs that count as started when they come up; till then this one keeps nothing in memory.
         job.started = true
+        job.start = async () => {}
       },
     }
   }

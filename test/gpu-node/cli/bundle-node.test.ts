@@ -29,7 +29,7 @@ test('has every file that threads start with or import by address, under names o
   expect(new Set(BUNDLE_ENTRIES.map((file) => basename(file))).size).toBe(BUNDLE_ENTRIES.length)
 })
 
-test('serves adapters and grammars without a TypeScript loader, and drains', async () => {
+test('serves adapters, grammars and long texts without a TypeScript loader, and drains', async () => {
   const main = await bundleNode()
   expect(await bundleNode()).toBe(main)
   const flags = ['--model', 'models/demo/base', '--adapter-root', 'models/demo/adapters', '--max-positions', '256']
@@ -55,6 +55,12 @@ test('serves adapters and grammars without a TypeScript loader, and drains', asy
     })
     const text = ((await reply.json()) as { generated_text: string }).generated_text
     expect(JSON.parse(text)).toEqual({ a: expect.any(Boolean) })
+    const spans = await fetch(`${url}/tokenize`, {
+      method: 'POST',
+      headers: await ticketHeaders({ action: 'tokenize' }),
+      body: JSON.stringify({ inputs: '1'.repeat(9_000) }),
+    })
+    expect(await spans.json()).toHaveLength(9_000)
   } finally {
     child.kill('SIGTERM')
   }

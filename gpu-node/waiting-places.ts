@@ -1,6 +1,6 @@
-/** Places for requests that wait for a compile: each tenant has a share, so that one's grammars never take them all. */
+/** Places for requests that wait for a thread: each tenant has a share, so that one's never take them all. */
 
-import { mayTakePlace } from '../waiting-share.ts'
+import { mayTakePlace } from './waiting-share.ts'
 
 export class WaitingPlaces {
   readonly #most: number

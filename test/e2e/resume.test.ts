@@ -50,7 +50,11 @@ async function read(headers: Record<string, string>, fields: object, upTo = Numb
   return seen
 }
 
-const joined = (first: Seen, rest: Seen) => first.texts.map((text, choice) => text + (rest.texts[choice] ?? ''))
+/** Either may have nothing of a choice. */
+function joined(first: Seen, rest: Seen): string[] {
+  const choices = Math.max(first.texts.length, rest.texts.length)
+  return Array.from({ length: choices }, (_, choice) => (first.texts[choice] ?? '') + (rest.texts[choice] ?? ''))
+}
 
 describe('a client that comes back with Last-Event-ID', () => {
   test('gets the rest, several choices and all, sampled with a seed that it never chose', async () => {

@@ -35,7 +35,7 @@ describe('while a run of 131,000 characters is encoded', () => {
     expect(order).toEqual(['short', 'long'])
   })
 
-  const part = 'ab'.repeat(2_500)
+  const part = 'ab'.repeat(4_500)
   const messages = [{ role: 'user', content: part }]
   test.each<[string, Record<string, unknown>, 'generate' | 'embed']>([
     ['/generate', { inputs: part }, 'generate'],

@@ -23,8 +23,11 @@ import { MOST_TOKENS_AT_ONCE, type TileRegisters, TOKENS_AT_ONCE, tileRegisters 
 export const EXPONENTIAL_TABLE = 'exponential'
 
 const TILE_ROW_BYTES = TILE_OUTPUTS * 4
-/** W is asked for so far ahead of its use: further than a page, at which the processor's own prefetching stops. */
-const AHEAD_BYTES = 4 * TILE_BLOCK_BYTES
+/**
+ * By lanes: W is asked for so many blocks ahead of its use, as was best on a processor with each: further than half a page, and
+ * across its end, at which the processor's own prefetching stops.
+ */
+const AHEAD_BLOCKS = { 16: 4, 8: 16 } as const
 
 const { rax, rcx, rdx, rsp, rbp, rsi, rdi, r10, r11, r12, r13, r14, r15 } = REG
 /** Held through the function: the argument, tokens left, the working memory and output of the next one, bytes of an output row. */
@@ -239,6 +242,7 @@ function writeProduct(code: VectorAssembler, pass: Pass, half: Half): void {
   const name = `${tokens.length} ${half}`
   const work = workLayout(inputs, code.xBytes)
   const groupBytes = GROUP_INPUTS * code.xBytes
+  const ahead = AHEAD_BLOCKS[code.lanes] * TILE_BLOCK_BYTES
   const waiting = (token: number, unit: number) => at(rsp, FRAME.sums + token * TILE_ROW_BYTES + place(unit))
   eachSum(pass, (token, unit) => {
     code.zeroVector(sum(token, unit))
@@ -259,7 +263,7 @@ function writeProduct(code: VectorAssembler, pass: Pass, half: Half): void {
     for (const unit of units) {
       code.loadCodes(codes[unit]!, at(rax, group * GROUP_BYTES + place(unit)))
     }
-    code.prefetch(at(rax, group * GROUP_BYTES + AHEAD_BYTES))
+    code.prefetch(at(rax, group * GROUP_BYTES + ahead))
     for (const token of tokens) {
       const wholes = units.map((unit) => whole(token, unit))
       code.dotCodes(wholes, codes, at(rdx, token * work.bytes + group * groupBytes))
@@ -268,7 +272,7 @@ function writeProduct(code: VectorAssembler, pass: Pass, half: Half): void {
   for (const unit of units) {
     code.loadVector(scales(unit), at(rax, CODE_BYTES + place(unit)))
   }
-  code.prefetch(at(rax, CODE_BYTES + AHEAD_BYTES))
+  code.prefetch(at(rax, CODE_BYTES + ahead))
   eachSum(pass, (token, unit) => {
     code.intToFloat(whole(token, unit), whole(token, unit))
     code.multiplyVector(whole(token, unit), whole(token, unit), scales(unit))

@@ -3,9 +3,9 @@
  * take turns: a spec may be made to take all of its time, and a hundred of one tenant's never stand before another's one.
  */
 
-import type { Worker } from 'node:worker_threads'
 import { RingletError } from '../../shared/errors.ts'
 import { FairPool } from '../adapters/store/fair-pool.ts'
+import { LazyThread } from '../lazy-thread.ts'
 import { startWorkerThread } from '../worker-thread.ts'
 import { grammarInvalid } from './grammar-error.ts'
 import type { ReaderData, ReadReply, ReadRequest } from './grammar-messages.ts'
@@ -20,7 +20,7 @@ type Result = ReadGrammar | RingletError
 
 export class GrammarReader {
   readonly #limits: ReaderLimits
-  #thread: { worker: Worker; started: Promise<void> } | undefined
+  readonly #thread: LazyThread<ReadReply>
   /** Ends the spec in hand. */
   #finish: ((result: Result) => void) | undefined
   readonly #turns = new FairPool({ jobs: 1, jobsPerTenant: 1 })
@@ -29,6 +29,16 @@ export class GrammarReader {
 
   constructor(limits: ReaderLimits) {
     this.#limits = limits
+    const workerData: ReaderData = { maxHeapBytes: limits.maxHeapBytes }
+    this.#thread = new LazyThread({
+      open: () => startWorkerThread(new URL('./grammar-reader-thread.ts', import.meta.url), { workerData }),
+      onReply: (reply) => this.#onReply(reply),
+      // Out of memory or stack, which the spec in hand has caused.
+      onLost: (cause) => {
+        this.#finish?.(grammarInvalid('the grammar is too large or nested too deeply'))
+        return new RingletError('internal', 'the grammar reader did not start', { cause })
+      },
+    })
   }
 
   read(spec: GrammarSpec, tenantId: string): Promise<ReadGrammar> {
@@ -40,15 +50,14 @@ export class GrammarReader {
   async close(): Promise<void> {
     this.#closed = true
     this.#finish?.(closed())
-    await this.#drop()
+    await this.#thread.drop()
   }
 
   async #read(spec: GrammarSpec): Promise<ReadGrammar> {
     if (this.#closed) {
       throw closed()
     }
-    const { worker, started } = this.#start()
-    await started
+    const worker = await this.#thread.start()
     this.#serial += 1
     const request: ReadRequest = { id: this.#serial, spec }
     let timer: NodeJS.Timeout | undefined
@@ -59,7 +68,7 @@ export class GrammarReader {
         return
       }
       timer = setTimeout(() => {
-        void this.#drop()
+        void this.#thread.drop()
         finish(grammarInvalid(`the grammar took longer than ${this.#limits.readMs} ms to read`))
       }, this.#limits.readMs)
       worker.postMessage(request)
@@ -72,48 +81,14 @@ export class GrammarReader {
     return result
   }
 
-  #start(): { worker: Worker; started: Promise<void> } {
-    if (this.#thread !== undefined) {
-      return this.#thread
-    }
-    const workerData: ReaderData = { maxHeapBytes: this.#limits.maxHeapBytes }
-    const worker = startWorkerThread(new URL('./grammar-reader-thread.ts', import.meta.url), { workerData })
-    worker.unref()
-    const started = new Promise<void>((resolve, reject) => {
-      worker.on('message', (reply: ReadReply) => (reply.kind === 'started' ? resolve() : this.#onReply(worker, reply)))
-      const onLost = (cause?: unknown): void => {
-        reject(new RingletError('internal', 'the grammar reader did not start', { cause }))
-        this.#onLost(worker)
-      }
-      worker.on('error', onLost)
-      worker.on('exit', onLost)
-    })
-    this.#thread = { worker, started }
-    return this.#thread
-  }
-
-  #onReply(worker: Worker, reply: Exclude<ReadReply, { kind: 'started' }>): void {
-    if (worker !== this.#thread?.worker || reply.id !== this.#serial) {
+  #onReply(reply: Exclude<ReadReply, { kind: 'started' }>): void {
+    if (reply.id !== this.#serial) {
       return
     }
     if (reply.kind === 'aborted') {
-      void this.#drop()
+      void this.#thread.drop()
     }
     this.#finish?.(reply.kind === 'read' ? reply.grammar : grammarInvalid(reply.message))
-  }
-
-  /** The thread ended by itself: out of memory or stack, which the spec in hand has caused. */
-  #onLost(worker: Worker): void {
-    if (worker === this.#thread?.worker) {
-      this.#thread = undefined
-      this.#finish?.(grammarInvalid('the grammar is too large or nested too deeply'))
-    }
-  }
-
-  async #drop(): Promise<void> {
-    const worker = this.#thread?.worker
-    this.#thread = undefined
-    await worker?.terminate()
   }
 }
 

@@ -3,8 +3,8 @@
  * when there has been none for a while; started anew after it died.
  */
 
-import type { Worker } from 'node:worker_threads'
 import { RingletError } from '../../shared/errors.ts'
+import { LazyThread } from '../lazy-thread.ts'
 import { startWorkerThread } from '../worker-thread.ts'
 import type { EncodingData, EncodingReply, EncodingRequest } from './encoding-thread.ts'
 
@@ -30,24 +30,35 @@ const later: Later = (act, ms) => {
 type Result = Int32Array | RingletError
 
 export class ThreadEncoder {
-  readonly #data: EncodingData
+  readonly #thread: LazyThread<EncodingReply>
   readonly #limits: ThreadEncoderLimits
   readonly #later: Later
-  #thread: { worker: Worker; started: Promise<void> } | undefined
   /** Ends the text in hand. */
   #finish: ((result: Result) => void) | undefined
   #stayAwake = (): void => {}
   #closed = false
 
   constructor(data: EncodingData, limits: Partial<ThreadEncoderLimits> = {}, doLater: Later = later) {
-    this.#data = data
     this.#limits = { ...DEFAULT_THREAD_LIMITS, ...limits }
     this.#later = doLater
+    const resourceLimits = { maxOldGenerationSizeMb: this.#limits.maxHeapMiB }
+    this.#thread = new LazyThread({
+      open: () =>
+        startWorkerThread(new URL('./encoding-thread.ts', import.meta.url), { workerData: data, resourceLimits }),
+      onReply: (reply) =>
+        this.#finish?.(reply.kind === 'encoded' ? reply.tokens : new RingletError('internal', reply.message)),
+      // The text in hand may have caused it.
+      onLost: (cause) => {
+        const lost = new RingletError('internal', 'the thread that tokenizes long texts ended', { cause })
+        this.#finish?.(lost)
+        return lost
+      },
+    })
   }
 
   /** Is there a thread, and its memory taken? */
   get running(): boolean {
-    return this.#thread !== undefined
+    return this.#thread.running
   }
 
   /** Not before the text before has settled. */
@@ -61,7 +72,7 @@ export class ThreadEncoder {
       return Array.from(result)
     } finally {
       this.#finish = undefined
-      this.#stayAwake = this.running ? this.#later(() => void this.#drop(), this.#limits.idleMs) : () => {}
+      this.#stayAwake = this.running ? this.#later(() => void this.#thread.drop(), this.#limits.idleMs) : () => {}
     }
   }
 
@@ -69,7 +80,7 @@ export class ThreadEncoder {
     this.#closed = true
     this.#stayAwake()
     this.#finish?.(closed())
-    await this.#drop()
+    await this.#thread.drop()
   }
 
   async #encode(request: EncodingRequest): Promise<Result> {
@@ -81,57 +92,12 @@ export class ThreadEncoder {
     const result = new Promise<Result>((finish) => {
       this.#finish = finish
       inTime = this.#later(() => {
-        void this.#drop()
+        void this.#thread.drop()
         finish(new RingletError('deadline_exceeded', `the text took longer than ${textMs} ms to tokenize`))
       }, textMs)
-      const { worker, started } = this.#start()
-      started.then(() => worker.postMessage(request), finish)
+      this.#thread.start().then((worker) => worker.postMessage(request), finish)
     })
     return result.finally(inTime)
-  }
-
-  #start(): { worker: Worker; started: Promise<void> } {
-    if (this.#thread !== undefined) {
-      return this.#thread
-    }
-    const workerData: EncodingData = this.#data
-    const resourceLimits = { maxOldGenerationSizeMb: this.#limits.maxHeapMiB }
-    const worker = startWorkerThread(new URL('./encoding-thread.ts', import.meta.url), { workerData, resourceLimits })
-    worker.unref()
-    const started = new Promise<void>((resolve, reject) => {
-      worker.on('message', (reply: EncodingReply) =>
-        reply.kind === 'started' ? resolve() : this.#onReply(worker, reply),
-      )
-      const onLost = (cause?: unknown): void => {
-        const lost = new RingletError('internal', 'the thread that tokenizes long texts ended', { cause })
-        reject(lost)
-        this.#onLost(worker, lost)
-      }
-      worker.on('error', onLost)
-      worker.on('exit', onLost)
-    })
-    this.#thread = { worker, started }
-    return this.#thread
-  }
-
-  #onReply(worker: Worker, reply: Exclude<EncodingReply, { kind: 'started' }>): void {
-    if (worker === this.#thread?.worker) {
-      this.#finish?.(reply.kind === 'encoded' ? reply.tokens : new RingletError('internal', reply.message))
-    }
-  }
-
-  /** It ended by itself, which the text in hand may have caused. */
-  #onLost(worker: Worker, lost: RingletError): void {
-    if (worker === this.#thread?.worker) {
-      this.#thread = undefined
-      this.#finish?.(lost)
-    }
-  }
-
-  async #drop(): Promise<void> {
-    const worker = this.#thread?.worker
-    this.#thread = undefined
-    await worker?.terminate()
   }
 }
 

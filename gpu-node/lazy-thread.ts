@@ -1,6 +1,7 @@
 /** A worker thread that is started when it is first needed, and anew after it ended. Its first message is `started`. */
 
 import type { Worker } from 'node:worker_threads'
+import { RingletError } from '../shared/errors.ts'
 
 interface Message {
   kind: string
@@ -53,7 +54,7 @@ export class LazyThread<Reply extends Message> {
           this.#thread = undefined
           reject(this.#hooks.onLost(cause))
         } else {
-          reject(new Error('the thread was ended before it had started', { cause }))
+          reject(new RingletError('internal', 'the thread was ended before it had started', { cause }))
         }
       }
       worker.on('error', onLost)

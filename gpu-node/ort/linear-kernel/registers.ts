@@ -53,7 +53,7 @@ function wideTileRegisters(): TileRegisters {
   }
 }
 
-/** Codes take two registers (`VectorAssembler.codeVectors`). */
+/** Codes take two registers (`Avx2Assembler.loadCodes`). */
 function narrowTileRegisters(tokens: number): TileRegisters {
   const sumsInMemory = tokens > 2
   const [whole, sum] = [4, sumsInMemory ? 4 : 8] as const

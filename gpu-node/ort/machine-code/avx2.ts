@@ -9,16 +9,10 @@ const VEX = {
   packWords: { map: 1, prefix: 1, opcode: 0x6b },
   shuffleLowWords: { map: 1, prefix: 3, opcode: 0x70 },
   multiplyPairs: { map: 1, prefix: 1, opcode: 0xf5 },
-  addInt: { map: 1, prefix: 1, opcode: 0xfe },
   andInt: { map: 1, prefix: 1, opcode: 0xdb },
   equalInt: { map: 1, prefix: 1, opcode: 0x76 },
   shiftInt: { map: 1, prefix: 1, opcode: 0x72 },
   shiftWords: { map: 1, prefix: 1, opcode: 0x71 },
-  floatToInt: { map: 1, prefix: 1, opcode: 0x5b },
-  multiply: { map: 1, prefix: 0, opcode: 0x59 },
-  broadcast: { map: 2, prefix: 1, opcode: 0x58 },
-  fusedMultiplyAdd: { map: 2, prefix: 1, opcode: 0xb8 },
-  multiplyThenAdd: { map: 2, prefix: 1, opcode: 0xa8 },
   exchangeHalves: { map: 3, prefix: 1, opcode: 0x06 },
   permuteQuads: { map: 3, prefix: 1, opcode: 0x00 },
 } as const satisfies Record<string, VectorOpcode>
@@ -33,37 +27,34 @@ const MANTISSA_BITS = 23
 export class Avx2Assembler extends VectorAssembler {
   readonly lanes = 8
   readonly vectors = OTHER
-  readonly vectorsBesideDots = EVEN_BYTES
-  readonly codeVectors = 2
   readonly xBytes = 2
   /** 2^b is made of its bits alone, so it must be a normal number. */
   readonly exponents = { least: -87, most: 88 }
 
   broadcastRegister(to: number, from: number): void {
     this.vex(VEX.toLowest, SCRATCH, 0, from, { bits: 128 })
-    this.vex(VEX.broadcast, to, 0, SCRATCH)
+    this.broadcastVector(to, SCRATCH)
   }
 
   scaleByPower(to: number, a: number, b: number): void {
-    this.vex(VEX.floatToInt, SCRATCH, 0, b)
+    this.floatToInt(SCRATCH, b)
     // 127 in each lane: all bits, then the upper 25 gone
     this.vex(VEX.equalInt, OTHER, OTHER, OTHER)
     this.vex(VEX.shiftInt, 2, OTHER, OTHER)
     this.emit(32 - Math.log2(FLOAT_BIAS + 1))
-    this.vex(VEX.addInt, SCRATCH, SCRATCH, OTHER)
-    this.vex(VEX.shiftInt, 6, SCRATCH, SCRATCH)
-    this.emit(MANTISSA_BITS)
-    this.vex(VEX.multiply, to, a, SCRATCH)
+    this.addIntVector(SCRATCH, SCRATCH, OTHER)
+    this.shiftLeftVector(SCRATCH, SCRATCH, MANTISSA_BITS)
+    this.multiplyVector(to, a, SCRATCH)
   }
 
   multiplyAddBroadcast(sum: number, a: number, b: Memory): void {
-    this.vex(VEX.broadcast, SCRATCH, 0, b)
-    this.vex(VEX.fusedMultiplyAdd, sum, a, SCRATCH)
+    this.broadcastVector(SCRATCH, b)
+    this.multiplyAddVector(sum, a, SCRATCH)
   }
 
   multiplyThenAddBroadcast(value: number, factor: number, b: Memory): void {
-    this.vex(VEX.broadcast, SCRATCH, 0, b)
-    this.vex(VEX.multiplyThenAdd, value, factor, SCRATCH)
+    this.broadcastVector(SCRATCH, b)
+    this.multiplyThenAddVector(value, factor, SCRATCH)
   }
 
   holdDots(): void {
@@ -93,10 +84,10 @@ export class Avx2Assembler extends VectorAssembler {
   /** In int16, as two products of bytes do not fit one: 1.4 cycles for 32 products were seen, 1.6 by bytes and their signs. */
   dotCodes(sums: readonly number[], codes: readonly number[], x: Memory): void {
     for (const pair of [0, 1]) {
-      this.vex(VEX.broadcast, OTHER, 0, { ...x, offset: x.offset + 4 * pair })
+      this.broadcastVector(OTHER, { ...x, offset: x.offset + 4 * pair })
       for (const [i, sum] of sums.entries()) {
         this.vex(VEX.multiplyPairs, SCRATCH, OTHER, codes[i]! + pair)
-        this.vex(VEX.addInt, sum, sum, SCRATCH)
+        this.addIntVector(sum, sum, SCRATCH)
       }
     }
   }

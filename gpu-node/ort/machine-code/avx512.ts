@@ -16,8 +16,6 @@ const EVEX = {
 export class Avx512Assembler extends VectorAssembler {
   readonly lanes = 16
   readonly vectors = 32
-  readonly vectorsBesideDots = 32
-  readonly codeVectors = 1
   readonly xBytes = 1
   /** e^-100 is nothing beside 1. */
   readonly exponents = { least: -100 }

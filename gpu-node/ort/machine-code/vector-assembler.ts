@@ -46,12 +46,8 @@ export type Operand = number | Memory
 export abstract class VectorAssembler extends Assembler {
   /** 32-bit numbers in a vector. */
   abstract readonly lanes: 8 | 16
-  /** Registers 0 … vectors - 1 are the writer's; those above, if any, are this class's own. */
+  /** Registers 0 … vectors - 1 are the writer's, but the last from `holdDots` on; those above, if any, are this class's own. */
   abstract readonly vectors: number
-  /** The same from `holdDots` on. */
-  abstract readonly vectorsBesideDots: number
-  /** Registers that `loadCodes` fills. */
-  abstract readonly codeVectors: 1 | 2
   /** Of a number that `storeX` stores. */
   abstract readonly xBytes: 1 | 2
   /** What `scaleByPower` takes: e^x is clamped to x from `least` to `most`; without `most` large x become infinity. */
@@ -69,8 +65,8 @@ export abstract class VectorAssembler extends Assembler {
     this.encode(OPCODES.store, from, 0, to)
   }
 
-  /** 32 bits into all lanes. */
-  broadcastVector(to: number, from: Memory): void {
+  /** 32 bits, of memory or the lowest lane, into all lanes. */
+  broadcastVector(to: number, from: Operand): void {
     this.encode(OPCODES.broadcast, to, 0, from)
   }
 
@@ -173,7 +169,7 @@ export abstract class VectorAssembler extends Assembler {
   /** The int32 of all lanes, -127 … 127, as the x of dots: `xBytes` a number, in groups of four. */
   abstract storeX(to: Memory, from: number): void
 
-  /** Groups of four codes around 128, one a lane, into register `to`, and the next where `codeVectors` is 2. */
+  /** Groups of four codes around 128, one a lane, into register `to`, and the next where there are eight lanes. */
   abstract loadCodes(to: number, from: Memory): void
 
   /** In each lane `sum += Σ code[i]·x[i]`, int32, over the group of four at x. */
